@@ -1,0 +1,105 @@
+"""How a kernel is compiled and where its machine code is kept.
+
+Nothing compiles at import: a kernel compiles at its first call and is then kept on disk, one
+folder per content of this package's kernel sources (Numba's own cache notices an edit of the
+file that holds a kernel, but not of the files that it calls into, and a stale cipher is the one
+thing a laboratory of ciphers must not run). The folder lies in ``NUMBA_CACHE_DIR`` where that is
+set, else in the user's cache directory, so an installation may be read-only; where neither can
+be written, kernels are compiled anew in each process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core import config
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@cache
+def digest() -> str:
+    """A digest of every source in this package, with Numba's version."""
+    state = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+@cache
+def cache_directory() -> Path | None:
+    """The folder with this version's machine code; None where no place can be written."""
+    home = config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(home).expanduser() / "mktme" / digest()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except (OSError, RuntimeError):
+        return None
+    return path
+
+
+class _Locator(_CacheLocator):  # type: ignore[misc]
+    def __init__(self, function: Any, file: str) -> None:
+        self._py_file = file
+        self._name = function.__qualname__
+
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return digest()
+
+    def get_disambiguator(self) -> str:
+        return "k"
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> _Locator:
+        return cls(function, file)
+
+
+class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _KernelCache(FunctionCache):  # type: ignore[misc]
+    _impl_class = _CacheImpl
+    variant: object = None
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+        return signature, codegen.magic_tuple(), self.variant
+
+
+def kernel(variant: object = None) -> Callable[[F], F]:
+    """A decorator: the function as a kernel that releases the GIL and is cached on disk.
+
+    `variant` tells apart kernels made from one source by a function that returns them (the
+    register width). Kernels are thread-safe: they keep no state.
+    """
+
+    def decorate(function: F) -> F:
+        compiled = numba.njit(nogil=True)(function)
+        if cache_directory() is not None:
+            compiled._cache = _KernelCache(function)
+            compiled._cache.variant = variant
+        return compiled  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def inline(function: F) -> F:
+    """A decorator: a piece of a kernel, always compiled into it."""
+    return numba.njit(forceinline=True)(function)  # type: ignore[no-any-return]
+
+
+def part(function: F) -> F:
+    """A decorator: a piece of a kernel, compiled once and called."""
+    return numba.njit(function)  # type: ignore[no-any-return]

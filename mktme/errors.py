@@ -1,0 +1,43 @@
+"""The errors of the encrypting memory: one small family, each also the fitting built-in."""
+
+from __future__ import annotations
+
+
+class MktmeError(Exception):
+    """Any error of this package."""
+
+
+class BackendError(MktmeError, ValueError):
+    """A backend that doesn't exist, or that this processor can't run."""
+
+
+class KeyMaterialError(MktmeError, ValueError):
+    """Key material that its algorithm can't take, or a key that has been cleared."""
+
+
+class KeyIDError(MktmeError, LookupError):
+    """A KeyID outside of the table, or one that holds no key."""
+
+
+class KeyTableFull(MktmeError, RuntimeError):
+    """Every KeyID holds a key."""
+
+
+class MappingError(MktmeError, ValueError):
+    """A range that can't be mapped: misaligned, outside of the device, or mapped already."""
+
+
+class RegionUnmapped(MktmeError, ValueError):
+    """The region's mapping has been removed, or forgotten at a power cycle."""
+
+
+class RegionError(MktmeError, IndexError, ValueError):
+    """An access outside of a region, or with the wrong kind of index, dtype or buffer."""
+
+
+class SchemeError(MktmeError, ValueError):
+    """An IV scheme that doesn't exist, or that can't serve this path."""
+
+
+class GeneralProtection(MktmeError, ValueError):
+    """#GP: the processor refuses the instruction itself."""

@@ -1,0 +1,430 @@
+"""The device: a memory-mapped image file that stands in for the DIMMs.
+
+The file holds the raw media bytes and nothing else. It is what somebody who pulls the DIMM sees;
+it can back an NVDIMM of a virtual machine, and it can lie on a real DAX file system.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pmem.errors import (
+    DeviceBusy,
+    DeviceChanged,
+    DeviceClosed,
+    DeviceDenied,
+    DeviceExists,
+    DeviceFailed,
+    DeviceFull,
+    DeviceInvalid,
+    DeviceLocked,
+    DeviceNotFound,
+    PmemError,
+    RangeError,
+    ReadOnlyDevice,
+    SizeError,
+)
+from pmem.geometry import LINE, PAGE, Size, check_range, format_size, parse_size
+from pmem.granularity import StoreGranularity, of_synchronous_mapping
+
+Bytes = npt.NDArray[np.uint8]
+T = TypeVar("T")
+
+MAP_SHARED_VALIDATE, MAP_SYNC, MS_SYNC = 0x3, 0x80000, 4  # Linux uapi, mman.h and mman-common.h
+CHUNK_BITS = 16  # file space is reserved in chunks of 64 KiB
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Device:
+    """Raw persistent memory over an image file; made by `pmem.create` and `pmem.open`.
+
+    A device is one of the memories that can be chained: it reads and writes bytes and 64-byte
+    lines by address. Reads and writes may run in several threads at once (two that overlap have
+    no defined order); opening and closing belong to one thread. After a fork only one of the
+    processes may go on using it.
+
+    Attributes: `path` (pathlib.Path), `size` (bytes), `mode` ("r+" or "r"), `store_granularity`
+    (StoreGranularity), `closed` (bool), `base` (address of the mapping in this process).
+    """
+
+    def __init__(self, fd: int, path: Path, mode: Literal["r+", "r"]) -> None:
+        """Take over an open, locked file descriptor of a file that `_check_file` has passed."""
+        self.path, self.mode = path, mode
+        self.size = os.fstat(fd).st_size
+        self._fd = fd
+        self._map, synchronous = _map(fd, self.size, mode)
+        self._bytes: Bytes | None = np.frombuffer(self._map, np.uint8)
+        self.base = int(self._bytes.ctypes.data)
+        self.store_granularity = of_synchronous_mapping(fd) if synchronous else StoreGranularity.PAGE
+        # One byte a chunk, 1 where file space is known to be there; lazily zero.
+        self._reserved = mmap.mmap(-1, -(-self.size >> CHUNK_BITS))
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"mode={self.mode!r}"
+        return f"<pmem.Device {str(self.path)!r} {format_size(self.size)} {state}>"
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except DeviceBusy as busy:
+            if error is None:
+                raise
+            error.add_note(f"the device stays open: {busy}")
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a device is this process's own: pass the path ({self.path}) and open it there")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the device has been closed."""
+        return self._bytes is None
+
+    @property
+    def media(self) -> Bytes:
+        """The raw media bytes, a read-only uint8 array of `size` over the mapping, no copy.
+
+        It is live, and the device can't be closed before it (and every view of it) is gone.
+
+        Raises DeviceClosed, DeviceChanged.
+        """
+        view = self.mapping().view()
+        view.flags.writeable = False
+        return view
+
+    def mapping(self) -> Bytes:
+        """The mapping itself, for the memories in front of this one: a uint8 array of `size`.
+
+        Whoever holds it keeps the device from being closed; writers call `reserve` first.
+
+        Raises DeviceClosed; DeviceChanged if the image file is not as long as it was, since
+        touching a page beyond the end of a file kills the process.
+        """
+        view = self._bytes
+        if view is None:
+            raise DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
+        now = os.lseek(self._fd, 0, os.SEEK_END)
+        if now != self.size:
+            raise DeviceChanged(
+                errno.EIO,
+                f"the image file was {self.size} bytes long when it was mapped and is {now} now: "
+                "close the device, give the file its length back, open it again",
+                str(self.path),
+            )
+        return view
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Make sure that a range can be written: the device is writable, the file has the space.
+
+        A store to a hole of a sparse file on a full disk would kill the process; so space is
+        allocated before the first store, 64 KiB at a time. Costs a look-up where it is there.
+
+        Raises ReadOnlyDevice; DeviceFull, with nothing written.
+        """
+        if self.mode == "r":
+            raise ReadOnlyDevice(
+                errno.EACCES, 'the device was opened with mode="r": open it with mode="r+" to write', str(self.path)
+            )
+        first, last = offset >> CHUNK_BITS, (offset + length - 1) >> CHUNK_BITS
+        if self._reserved.find(b"\0", first, last + 1) < 0:
+            return
+        self._allocate(first, last)
+
+    def reserve_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
+        """`reserve` for a line at each of many addresses, uint64 of any shape, in range.
+
+        Raises as `reserve`.
+        """
+        if addresses.size == 0:
+            return self.reserve(0, 1)
+        known = np.frombuffer(self._reserved, np.uint8)
+        for start in range(0, addresses.size, 1 << 16):
+            chunks = addresses.reshape(-1)[start : start + (1 << 16)] >> np.uint64(CHUNK_BITS)
+            missing = chunks[known[chunks] == 0]
+            for chunk in np.unique(missing).tolist() if missing.size else ():
+                self._allocate(chunk, chunk)
+        return None
+
+    def _allocate(self, first: int, last: int) -> None:
+        start, end = first << CHUNK_BITS, min(self.size, (last + 1) << CHUNK_BITS)
+        try:
+            os.posix_fallocate(self._fd, start, end - start)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            kind = DeviceFull if full else DeviceFailed
+            way = "free some space and try again; " if full else ""
+            raise kind(
+                error.errno,
+                f"no file space for bytes {start} to {end - 1} ({error.strerror}): {way}nothing was written",
+                str(self.path),
+            ) from None
+        self._reserved[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Raw bytes of a range. Raises RangeError, DeviceClosed, DeviceChanged."""
+        check_range(offset, length, self.size, "device")
+        return self.mapping()[offset : offset + length].tobytes()
+
+    def read_into(self, buffer: Any, offset: int = 0) -> None:
+        """Fill a writable contiguous buffer with raw bytes. Raises as `read`."""
+        into = buffer_bytes(buffer, writable=True)
+        check_range(offset, into.size, self.size, "device")
+        into[:] = self.mapping()[offset : offset + into.size]
+
+    def write(self, offset: int, data: Any) -> None:
+        """Write raw bytes from a contiguous buffer, as firmware or an attacker would.
+
+        Raises RangeError, DeviceClosed, DeviceChanged, ReadOnlyDevice, DeviceFull.
+        """
+        source = buffer_bytes(data)
+        check_range(offset, source.size, self.size, "device")
+        view = self.mapping()
+        if source.size:
+            self.reserve(offset, source.size)
+            view[offset : offset + source.size] = source
+
+    def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
+        """Raw lines: (n,) line-aligned addresses to (n, 64) uint8. Raises as `read`."""
+        index = line_addresses(addresses, self.size)
+        lines: Bytes = self.mapping().reshape(-1, LINE)[index // np.uint64(LINE)]
+        return lines
+
+    def write_lines(self, addresses: npt.ArrayLike, lines: npt.ArrayLike) -> None:
+        """Write raw lines: (n,) line-aligned addresses, (n, 64) uint8. Raises as `write`."""
+        index = line_addresses(addresses, self.size)
+        data = line_array(lines, index.size)
+        view = self.mapping()
+        self.reserve_lines(index)
+        view.reshape(-1, LINE)[index // np.uint64(LINE)] = data
+
+    def flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Make the pages of a byte range durable in the image file (msync); by default all.
+
+        Costs by the pages that are dirty. Releases the GIL.
+
+        Raises RangeError, DeviceClosed, DeviceChanged; DeviceFailed if the system can't write.
+        """
+        length = self.size - offset if length is None else length
+        check_range(offset, length, self.size, "device")
+        view = self.mapping()
+        start = offset & -PAGE
+        if length and self.mode == "r+" and _libc.msync(self.base + start, offset + length - start, MS_SYNC):
+            code = ctypes.get_errno()
+            raise DeviceFailed(
+                code, f"bytes {offset} to {offset + length - 1} are not durable ({os.strerror(code)})", str(self.path)
+            )
+        del view
+
+    def drain(self) -> None:
+        """Wait until flushed bytes are durable. `flush` has waited already, so this only checks.
+
+        Raises DeviceClosed, DeviceChanged.
+        """
+        self.mapping()
+
+    def persist(self, offset: int = 0, length: int | None = None) -> None:
+        """`flush` and `drain`. Raises as `flush`."""
+        self.flush(offset, length)
+        self.drain()
+
+    def close(self) -> None:
+        """Unmap the image and release its lock; closing again does nothing.
+
+        Closing doesn't persist: as with real memory, what was not persisted survives this
+        process, but not a power failure.
+
+        Raises DeviceBusy, and the device stays open, while arrays over the mapping are alive or
+        another thread is inside of it.
+        """
+        if self._bytes is None:
+            return
+        self._bytes = None
+        try:
+            self._map.close()
+        except BufferError:
+            self._bytes = np.frombuffer(self._map, np.uint8)
+            raise DeviceBusy(
+                f"{self.path} can't be closed: arrays over it (device.media, or views of it) are still alive; "
+                "delete them, or copy what you need, and close again"
+            ) from None
+        self._reserved.close()
+        os.close(self._fd)
+
+
+def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) -> Device:
+    """Make a sparse image file of `size` bytes, all zero, and open it for reading and writing.
+
+    `size` is a positive multiple of 4096: an integer, or text such as ``"64MiB"``. With
+    `exist_ok` an image of just that size is opened as it is.
+
+    Raises SizeError; DeviceExists, DeviceLocked, DeviceDenied, DeviceInvalid, DeviceFull or
+    DeviceFailed; no file is left behind.
+    """
+    path, count = Path(path), _whole_pages(size)
+    if exist_ok and path.exists():
+        device = open(path)
+        if device.size != count:
+            found = device.size
+            device.close()
+            raise SizeError(f"{path} has {found} bytes, not {count}: open it with pmem.open, or choose another path")
+        return device
+    fd = _system(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    try:
+        _lock(fd, path)
+        _system(path, lambda: os.ftruncate(fd, count))
+        return _take(fd, path, "r+")
+    except BaseException:
+        os.close(fd)
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def open(path: str | os.PathLike[str], mode: Literal["r+", "r"] = "r+") -> Device:
+    """Open an image file: "r+" to read and write, "r" to read.
+
+    One holder at a time may write (an advisory lock, ``flock``); readers take no lock.
+
+    Raises DeviceNotFound, DeviceDenied, DeviceLocked, DeviceInvalid or DeviceFailed.
+    """
+    path = Path(path)
+    if mode not in ("r+", "r"):
+        raise RangeError(f'mode {mode!r} is neither "r+" (read and write) nor "r" (read)')
+    flags = os.O_RDWR if mode == "r+" else os.O_RDONLY
+    # Not to wait for the other end if it is a pipe.
+    fd = _system(path, lambda: os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK))
+    try:
+        if mode == "r+":
+            _lock(fd, path)
+        _check_file(fd, path)
+        return _take(fd, path, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def buffer_bytes(buffer: Any, *, writable: bool = False) -> Bytes:
+    """Any contiguous buffer as a flat uint8 array, no copy. Raises RangeError."""
+    try:
+        array = np.frombuffer(buffer, np.uint8)
+    except (TypeError, ValueError, BufferError, AttributeError) as error:
+        try:
+            # An empty or an exotic buffer (no elements, or elements without a buffer format).
+            array = np.asarray(buffer) if isinstance(buffer, np.ndarray) else np.asarray(memoryview(buffer))
+            if not array.flags.c_contiguous:
+                raise TypeError
+            array = array.reshape(-1).view(np.uint8)
+        except (TypeError, ValueError):
+            raise RangeError(f"{type(buffer).__name__} is not a contiguous buffer of bytes: {error}") from None
+    if writable and not array.flags.writeable:
+        raise RangeError(f"the {type(buffer).__name__} to read into is read-only: give a bytearray or a writable array")
+    return array
+
+
+def line_addresses(addresses: npt.ArrayLike, limit: int) -> npt.NDArray[np.uint64]:
+    """Addresses of lines, checked: a flat uint64 array of multiples of 64 below `limit`.
+
+    Raises RangeError naming the first that isn't.
+    """
+    array = np.asarray(addresses)
+    if array.size and array.dtype.kind not in "iu":
+        raise RangeError(f"line addresses are integers (uint64), not {array.dtype}")
+    if array.ndim != 1:
+        raise RangeError(f"line addresses are one row of integers, not an array of shape {array.shape}")
+    flat = np.ascontiguousarray(array).astype(np.uint64, copy=False)
+    if flat.size and int(np.bitwise_or.reduce(flat)) % LINE:
+        bad = flat[flat % np.uint64(LINE) != 0][0]
+        raise RangeError(f"address {bad} is not the address of a line: a multiple of {LINE}")
+    if flat.size and int(flat.max()) >= limit:
+        raise RangeError(f"address {array.max()} is outside of the device, which has {limit} bytes")
+    return flat
+
+
+def line_array(lines: npt.ArrayLike, count: int) -> Bytes:
+    """Lines to write, checked: an (n, 64) uint8 array. Raises RangeError."""
+    array = np.asarray(lines)
+    if array.dtype != np.uint8 or array.shape != (count, LINE):
+        raise RangeError(f"lines are a uint8 array of shape ({count}, {LINE}), not {array.dtype} of {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def _whole_pages(size: Size) -> int:
+    count = parse_size(size)
+    if count == 0 or count % PAGE:
+        raise SizeError(f"{count} bytes are not a size for a device: a positive multiple of the page, {PAGE}")
+    return count
+
+
+def _system(path: Path, call: Callable[[], T]) -> T:
+    """A system call on the image, its failure as one of our errors."""
+    try:
+        return call()
+    except OSError as error:
+        kind: type[PmemError] = DeviceFailed
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            kind, hint = DeviceNotFound, ": make one with pmem.create"
+        elif isinstance(error, FileExistsError):
+            kind, hint = DeviceExists, ": open it with pmem.open, or pass exist_ok=True"
+        elif isinstance(error, PermissionError):
+            kind, hint = DeviceDenied, ': check its permissions, or open it with mode="r"'
+        elif isinstance(error, IsADirectoryError):
+            kind, hint = DeviceInvalid, ": a device is a regular file"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            kind, hint = DeviceFull, ": choose another place, or a smaller size"
+        if kind is DeviceInvalid:
+            raise DeviceInvalid(f"{path}: {error.strerror}{hint}") from None
+        raise kind(error.errno, f"{error.strerror}{hint}", str(path)) from None
+
+
+def _check_file(fd: int, path: Path) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise DeviceInvalid(f"{path} is not a regular file: a device is an image file, on any file system")
+    if status.st_size == 0 or status.st_size % PAGE:
+        raise DeviceInvalid(f"{path} has {status.st_size} bytes: an image is a positive number of pages of {PAGE}")
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DeviceLocked(
+            errno.EWOULDBLOCK, 'the image is open for writing elsewhere: close it there, or open it with mode="r"',
+            str(path),
+        ) from None
+
+
+def _take(fd: int, path: Path, mode: Literal["r+", "r"]) -> Device:
+    try:
+        return Device(fd, path, mode)
+    except OSError as error:
+        raise DeviceFailed(error.errno, f"can't map the image ({error.strerror})", str(path)) from None
+
+
+def _map(fd: int, size: int, mode: str) -> tuple[mmap.mmap, bool]:
+    """The mapping, and whether it is synchronous: the kernel grants MAP_SYNC on DAX only."""
+    prot = mmap.PROT_READ | (mmap.PROT_WRITE if mode == "r+" else 0)
+    try:
+        return mmap.mmap(fd, size, flags=MAP_SHARED_VALIDATE | MAP_SYNC, prot=prot), True
+    except OSError:
+        return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=prot), False
