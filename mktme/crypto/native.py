@@ -49,8 +49,11 @@ class NativeXts:
         self._kernels.read(self._schedule, base, 0, start, 1, size, address(out), size >= STREAM_FROM)
 
     def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
-        size = data.size
-        self._kernels.write(self._schedule, base, 0, start, 1, size, address(data), size >= STREAM_FROM)
+        size, source = data.size, address(data)
+        if base <= source < base + media.size:  # ciphertext as plaintext, from under our own hands
+            data = data.copy()
+            source = address(data)
+        self._kernels.write(self._schedule, base, 0, start, 1, size, source, size >= STREAM_FROM)
 
     def read_runs(self, media: Bytes, base: int, starts: Words, length: int, out: Bytes) -> None:
         self._kernels.read(

@@ -31,6 +31,8 @@ class LineCipher(ABC):
             out[first - start : last - start] = got.reshape(-1)[skip : skip + last - first]
 
     def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
+        if np.may_share_memory(media, data):  # ciphertext as plaintext, from under our own hands
+            data = data.copy()
         for first, last in _chunks(start, start + data.size):
             numbers = np.arange(first // LINE, -(-last // LINE), dtype=np.uint64)
             skip, size = first % LINE, last - first

@@ -1,0 +1,389 @@
+"""The memory controller: a table from KeyIDs to keys, a map from pages to KeyIDs, the line path.
+
+It follows Intel's TME-MK (document 336907): a KeyID chooses the key with which each 64-byte line
+of a page is encrypted, AES-XTS with one line as its data unit. KeyID 0 is no encryption, or with
+`tme` a random key that nobody sees. Nothing checks that a line was written under the key that it
+is read with: a wrong one yields garbage, as in the hardware.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from mktme import iv as iv_schemes
+from mktme import parallel, pconfig
+from mktme.crypto.backend import aes_xts
+from mktme.crypto.cipher import Cipher
+from mktme.crypto.portable import Plain
+from mktme.errors import KeyIDError, KeyTableFull, MappingError
+from mktme.keys import Key
+from mktme.region import Region
+from pmem.device import Bytes, Device, buffer_bytes, line_addresses, line_array
+from pmem.geometry import LINE, PAGE, Size, check_range, parse_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PLAIN = Plain()
+
+
+class Controller:
+    """An MKTME-like memory controller in front of a device; itself a memory, of the same size.
+
+    `keyid_bits` (1 to 15) gives 2^keyid_bits - 1 usable KeyIDs. With `tme`, KeyID 0 encrypts
+    under a random key that is forgotten at a power cycle. `threads` is how many processors a
+    long request may use (default: all that this process may).
+
+    Programming and mapping are thread-safe; so are reads and writes in several threads at once
+    (two that overlap have no defined order). As in the hardware, reprogramming or clearing a
+    KeyID while a request runs under it leaves that request's bytes undefined.
+
+    Raises KeyIDError if `keyid_bits` is out of range.
+    """
+
+    def __init__(
+        self, device: Device, keyid_bits: int = 6, *, tme: bool = False, threads: int | None = None
+    ) -> None:
+        if not 1 <= keyid_bits <= 15:
+            raise KeyIDError(f"{keyid_bits} KeyID bits: TME-MK has 1 to 15 (IA32_TME_CAPABILITY 35:32)")
+        self.device, self.keyid_bits, self.tme = device, keyid_bits, tme
+        self.threads = parallel.cpus() if threads is None else max(1, threads)
+        self.size = device.size
+        self._lock = threading.RLock()
+        self._starts: list[int] = []  # the page map: regions by address, in two parallel lists
+        self._regions: list[Region] = []
+        self.slots: list[Cipher | None] = []  # the KeyID table
+        self._reset()
+
+    def __repr__(self) -> str:
+        used = sum(slot is not None for slot in self.slots[1:])
+        return f"<mktme.Controller of {self.device!r}: {used} of {len(self.slots) - 1} KeyIDs, {len(self._regions)} regions>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a controller holds keys and can't be pickled or copied")
+
+    # The KeyID table
+
+    @property
+    def keyids(self) -> tuple[int, ...]:
+        """The KeyIDs that are programmed."""
+        return tuple(i for i, slot in enumerate(self.slots) if i and slot is not None)
+
+    def program_key(self, key: Key, keyid: int | None = None) -> int:
+        """Copy a key into the table, into the lowest free KeyID or a given one; returns the KeyID.
+
+        Reprogramming a KeyID in use changes what its pages read as, at once.
+
+        Raises KeyTableFull, KeyIDError, KeyMaterialError if the key has been cleared.
+        """
+        cipher = aes_xts(*key.halves())
+        with self._lock:
+            if keyid is None:
+                keyid = next((i for i, slot in enumerate(self.slots) if slot is None), None)
+                if keyid is None:
+                    cipher.wipe()
+                    raise KeyTableFull(
+                        f"all {len(self.slots) - 1} KeyIDs hold keys: clear one, or make the controller with more keyid_bits"
+                    )
+            elif not 1 <= keyid < len(self.slots):
+                cipher.wipe()
+                raise self._no_keyid(keyid)
+            self._set(keyid, cipher)
+        return keyid
+
+    def clear_key(self, keyid: int) -> None:
+        """Forget a KeyID's key: it behaves as KeyID 0 again. Raises KeyIDError."""
+        with self._lock:
+            if not 1 <= keyid < len(self.slots):
+                raise self._no_keyid(keyid)
+            if self.slots[keyid] is None:
+                raise KeyIDError(f"KeyID {keyid} holds no key")
+            self._set(keyid, None)
+
+    def pconfig(self, struct: Any) -> pconfig.Status:
+        """Execute PCONFIG's leaf MKTME_KEY_PROGRAM on a structure (`mktme.pconfig`).
+
+        As in the hardware, equal data and tweak keys are taken. DEVICE_BUSY is returned while
+        another thread is programming.
+
+        Raises GeneralProtection where the instruction raises #GP; KeyMaterialError for a
+        structure that doesn't have 256 bytes.
+        """
+        program = pconfig.parse(struct)
+        if not 1 <= program.keyid < len(self.slots):
+            return pconfig.Status.INVALID_KEYID
+        if program.algorithm is None:
+            return pconfig.Status.INVALID_ENC_ALG
+        if not self._lock.acquire(blocking=False):
+            return pconfig.Status.DEVICE_BUSY
+        try:
+            if program.command == pconfig.Command.CLEAR_KEY:
+                self._set(program.keyid, None)
+            elif program.command == pconfig.Command.NO_ENCRYPT:
+                self._set(program.keyid, PLAIN)
+            elif program.command in (pconfig.Command.SET_KEY_DIRECT, pconfig.Command.SET_KEY_RANDOM):
+                self._set(program.keyid, _key_from_fields(struct, program))
+            else:
+                return pconfig.Status.INVALID_PROG_CMD
+        finally:
+            self._lock.release()
+        return pconfig.Status.PROG_SUCCESS
+
+    def power_cycle(self) -> None:
+        """Forget all keys and mappings, as at a loss of power; the media bytes stay.
+
+        Regions of before are gone: using one raises RegionUnmapped.
+        """
+        with self._lock:
+            for region in tuple(self._regions):
+                self.unmap(region)
+            for keyid in self.keyids:
+                self._set(keyid, None)
+            self._reset()
+
+    def cipher(self, keyid: int) -> Cipher:
+        """What encrypts under a KeyID: its key, or KeyID 0's where it holds none."""
+        return self.slots[keyid] or self.slots[0] or PLAIN
+
+    def _reset(self) -> None:
+        if self.slots and self.slots[0] is not None:
+            self.slots[0].wipe()
+        self.slots = [None] * (1 << self.keyid_bits)
+        self.slots[0] = PLAIN
+        if self.tme:
+            key = Key.generate("aes-xts-256")
+            self.slots[0] = aes_xts(*key.halves())
+            key.clear()
+
+    def _set(self, keyid: int, cipher: Cipher | None) -> None:
+        old, self.slots[keyid] = self.slots[keyid], cipher
+        if old is not None:
+            old.wipe()
+
+    def _no_keyid(self, keyid: int) -> KeyIDError:
+        return KeyIDError(
+            f"KeyID {keyid} can't be programmed: with {self.keyid_bits} bits they are 1 to {len(self.slots) - 1}"
+        )
+
+    # The page map
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The mapped regions in the order of their addresses."""
+        return tuple(self._regions)
+
+    def map(self, address: Size, length: Size, keyid: int, iv: str = "pmem-line") -> Region:
+        """Map a range of whole pages to a KeyID; returns the region to use it by.
+
+        `address` and `length` are bytes, integers or text. KeyID 0 is allowed.
+
+        Raises MappingError if the range isn't whole pages of the device or overlaps a region;
+        KeyIDError if the KeyID holds no key; SchemeError if the scheme needs what a memory
+        controller doesn't know.
+        """
+        start, count = parse_size(address), parse_size(length)
+        for what, value in (("address", start), ("length", count)):
+            if value % PAGE:
+                raise MappingError(f"the {what} {value} is not a multiple of the page, {PAGE}")
+        if not count:
+            raise MappingError("a region has at least one page: the length is 0")
+        if start + count > self.size:
+            raise MappingError(
+                f"bytes {start} to {start + count - 1} are not all on the device, which has {self.size} bytes"
+            )
+        scheme = iv_schemes.find(iv, frozenset({"address"}), "the memory controller")
+        with self._lock:
+            if not 0 <= keyid < len(self.slots) or self.slots[keyid] is None:
+                raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
+            at = bisect_right(self._starts, start)
+            for near in self._regions[max(0, at - 1) : at + 1]:
+                if start < near.address + near.size and near.address < start + count:
+                    raise MappingError(
+                        f"bytes {start} to {start + count - 1} overlap a region at {near.address} "
+                        f"to {near.address + near.size - 1} (KeyID {near.keyid}): unmap it first"
+                    )
+            region = Region(self, start, count, keyid, scheme)
+            self._starts.insert(at, start)
+            self._regions.insert(at, region)
+        return region
+
+    def unmap(self, region: Region) -> None:
+        """Remove a mapping; the region can't be used any more, the media bytes stay.
+
+        Raises RegionUnmapped if it isn't a region of this controller.
+        """
+        with self._lock:
+            region.mapping()
+            at = bisect_right(self._starts, region.address) - 1
+            if at < 0 or self._regions[at] is not region:
+                raise MappingError("the region belongs to another controller: unmap it there")
+            del self._starts[at], self._regions[at]
+            region.retire()
+
+    def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """The (start, end, KeyID) pieces of a byte range, unmapped ones under KeyID 0."""
+        with self._lock:
+            at = max(0, bisect_right(self._starts, address) - 1)
+            stop = bisect_right(self._starts, address + max(0, length - 1))
+            near = [(r.address, r.address + r.size, r.keyid) for r in self._regions[at:stop]]
+        end = address + length
+        for first, last, keyid in near:
+            if last <= address:
+                continue
+            if address < first:
+                yield address, first, 0
+                address = first
+            yield address, min(last, end), keyid
+            address = last
+        if address < end:
+            yield address, end, 0
+
+    # The line path
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes of any range, decrypted page by page as the map says.
+
+        Raises pmem.RangeError, DeviceClosed, DeviceChanged.
+        """
+        out = np.empty(length, np.uint8) if length >= 0 else np.empty(0, np.uint8)
+        check_range(address, length, self.size, "device")
+        self.read_into(out, address)
+        return out.tobytes()
+
+    def read_into(self, buffer: Any, address: int = 0) -> None:
+        """Fill a writable contiguous buffer from any range. Raises as `read`."""
+        out = buffer_bytes(buffer, writable=True)
+        check_range(address, out.size, self.size, "device")
+        media = self.device.mapping()
+        for first, last, keyid in self._segments(address, out.size):
+            self.decrypt(keyid, media, first, out[first - address : last - address])
+
+    def write(self, address: int, data: Any) -> None:
+        """Write a contiguous buffer to any range, encrypted page by page as the map says.
+
+        Raises as `read`, and pmem.ReadOnlyDevice, DeviceFull; nothing is written then.
+        """
+        source = buffer_bytes(data)
+        check_range(address, source.size, self.size, "device")
+        media = self.device.mapping()
+        if source.size:
+            self.device.reserve(address, source.size)
+        for first, last, keyid in self._segments(address, source.size):
+            self.encrypt(keyid, media, first, source[first - address : last - address])
+
+    def decrypt(self, keyid: int, media: Bytes, start: int, out: Bytes) -> None:
+        """The read path below the page map: checked bytes of one KeyID, over several threads."""
+        cipher, base = self.cipher(keyid), self.device.base
+        if out.size < parallel.SPLIT_FROM:
+            return cipher.read(media, base, start, out)
+        # Pieces end at page boundaries of the medium, so that no line is shared.
+        head = -start % PAGE
+        parallel.split(
+            lambda a, b: cipher.read(media, base, start + (a and a + head), out[a and a + head : b + head]),
+            out.size - head,
+            PAGE,
+            self.threads,
+        )
+        return None
+
+    def encrypt(self, keyid: int, media: Bytes, start: int, data: Bytes) -> None:
+        """The write path below the page map; see `decrypt`."""
+        cipher, base = self.cipher(keyid), self.device.base
+        if data.size < parallel.SPLIT_FROM:
+            return cipher.write(media, base, start, data)
+        head = -start % PAGE
+        parallel.split(
+            lambda a, b: cipher.write(media, base, start + (a and a + head), data[a and a + head : b + head]),
+            data.size - head,
+            PAGE,
+            self.threads,
+        )
+        return None
+
+    def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
+        """Scattered lines, over any regions: (n,) line-aligned addresses to (n, 64) uint8.
+
+        Raises pmem.RangeError, DeviceClosed, DeviceChanged.
+        """
+        index = line_addresses(addresses, self.size)
+        media, base = self.device.mapping(), self.device.base
+        out = np.empty((index.size, LINE), np.uint8)
+        for keyid, order in self._by_keyid(index):
+            cipher, n = self.cipher(keyid), index.size if order is None else order.size
+
+            def work(first: int, last: int, cipher: Cipher = cipher, order: NDArray[np.uint64] | None = order) -> None:
+                if order is None:
+                    cipher.read_lines(media, base, index[first:last], None, out[first:last])
+                else:
+                    cipher.read_lines(media, base, index, order[first:last], out)
+
+            threads = self.threads if n * LINE >= parallel.SPLIT_FROM else 1
+            parallel.split(work, n, 1, threads)
+        return out
+
+    def write_lines(self, addresses: npt.ArrayLike, lines: npt.ArrayLike) -> None:
+        """Write scattered lines: (n,) line-aligned addresses and (n, 64) uint8.
+
+        Of several lines for one address the last stays.
+
+        Raises as `read_lines`, and pmem.ReadOnlyDevice, DeviceFull; nothing is written then.
+        """
+        index = line_addresses(addresses, self.size)
+        data = line_array(lines, index.size)
+        media, base = self.device.mapping(), self.device.base
+        self.device.reserve_lines(index)
+        for keyid, order in self._by_keyid(index):
+            self.cipher(keyid).write_lines(media, base, index, order, data)
+
+    def _by_keyid(self, index: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.uint64] | None]]:
+        """The KeyIDs under some lines, each with the positions of its lines (None: all)."""
+        if not index.size:
+            return
+        low, high = int(index.min()), int(index.max())
+        segments = list(self._segments(low, high + LINE - low))
+        keyids = {keyid for _, _, keyid in segments}
+        if len(keyids) == 1:
+            yield keyids.pop(), None
+            return
+        ends = np.array([last for _, last, _ in segments], np.uint64)
+        table = np.array([keyid for _, _, keyid in segments], np.uint16)
+        under = table[np.searchsorted(ends, index, side="right")]
+        order = np.argsort(under, kind="stable").astype(np.uint64)
+        sorted_ids = under[order]
+        edges = np.flatnonzero(sorted_ids[1:] != sorted_ids[:-1]) + 1
+        for part in np.split(order, edges):
+            yield int(under[part[0]]), part
+
+    def flush(self, address: int = 0, length: int | None = None) -> None:
+        """Flush a byte range of the device. Raises as `pmem.Device.flush`."""
+        self.device.flush(address, length)
+
+    def drain(self) -> None:
+        """Wait until what was flushed is durable."""
+        self.device.drain()
+
+
+def _key_from_fields(struct: Any, program: pconfig.KeyProgram) -> Cipher:
+    """The cipher that a key-programming structure asks for.
+
+    KEYID_SET_KEY_RANDOM draws both keys and xors the leading bytes of the key fields in.
+    """
+    size = 16 if program.algorithm == "aes-xts-128" else 32
+    view = memoryview(struct).cast("B")
+    drawn = Key.generate(program.algorithm or "")
+    halves = [np.array(half, np.uint8) for half in drawn.halves()]
+    drawn.clear()
+    for half, field in zip(halves, (pconfig.KEY_FIELD_1, pconfig.KEY_FIELD_2), strict=True):
+        if program.command == pconfig.Command.SET_KEY_DIRECT:
+            half[:] = 0
+        half ^= np.frombuffer(view[field : field + size], np.uint8)
+    cipher = aes_xts(*halves)
+    for half in halves:
+        half[:] = 0
+    return cipher

@@ -1,0 +1,220 @@
+"""A mapped region: what a script holds. Bytes, buffers and arrays; plaintext on this side."""
+
+from __future__ import annotations
+
+import io
+import operator
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
+
+import numpy as np
+
+from mktme.errors import RegionError, RegionUnmapped
+from pmem.device import Bytes, buffer_bytes
+
+if TYPE_CHECKING:
+    from mktme.array import EncryptedArray
+    from mktme.controller import Controller
+    from mktme.iv import Scheme
+
+SMALL = 1 << 16  # bytes of a read that is cheaper to copy once more
+FILL = 1 << 18  # bytes of a pattern that are written at once
+
+
+class Region:
+    """A range of pages under one KeyID, from `Controller.map`.
+
+    Offsets count from the region's first byte; any offset and length will do (a line that is
+    written in part is read, changed and written back). `region[a:b]` is bytes, as of an mmap.
+    Thread-safe as the controller is.
+
+    Attributes: `address` and `size` (bytes), `keyid`, `scheme` (the IV scheme), `device`,
+    `mapped`.
+    """
+
+    def __init__(self, controller: Controller, address: int, size: int, keyid: int, scheme: Scheme) -> None:
+        self.address, self.size, self.keyid, self.scheme = address, size, keyid, scheme
+        self._controller: Controller | None = controller
+        self.device = controller.device
+
+    def __repr__(self) -> str:
+        state = f"KeyID {self.keyid}, {self.scheme.name}" if self.mapped else "unmapped"
+        return f"<mktme.Region {self.address:#x} to {self.address + self.size - 1:#x}: {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a region is its controller's own and can't be pickled or copied")
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the region is still mapped."""
+        return self._controller is not None
+
+    def retire(self) -> None:
+        """End the region; for its controller, which calls this when the mapping is gone."""
+        self._controller = None
+
+    def mapping(self) -> Controller:
+        """The controller. Raises RegionUnmapped if the region is no longer mapped."""
+        if self._controller is None:
+            raise RegionUnmapped(f"the region at {self.address} has been unmapped: map it again")
+        return self._controller
+
+    def check(self, offset: int, length: int) -> None:
+        """Refuse a range that is not in the region. Raises RegionError."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise RegionError(
+                f"{length} bytes at offset {offset} are outside of the region, which has {self.size} bytes"
+            )
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Plaintext of a range.
+
+        Raises RegionError, RegionUnmapped, pmem.DeviceClosed, pmem.DeviceChanged.
+        """
+        self.check(offset, length)
+        if length <= SMALL:
+            out = np.empty(length, np.uint8)
+            self._read(offset, out)
+            return out.tobytes()
+        # The bytes object is filled in place, through the one buffer that may: BytesIO's.
+        room = io.BytesIO(bytes(length))
+        view = room.getbuffer()
+        self._read(offset, np.frombuffer(view, np.uint8))
+        view.release()
+        return room.getvalue()
+
+    def read_into(self, buffer: Any, offset: int = 0) -> None:
+        """Fill a writable contiguous buffer (bytearray, array, memoryview ...) from an offset on.
+
+        Raises as `read`; pmem.RangeError if the buffer is not writable and contiguous.
+        """
+        out = buffer_bytes(buffer, writable=True)
+        self.check(offset, out.size)
+        self._read(offset, out)
+
+    def write(self, offset: int, data: Any) -> None:
+        """Write a contiguous buffer (bytes, array, memoryview ...) at an offset.
+
+        Raises as `read`, and pmem.ReadOnlyDevice, pmem.DeviceFull; nothing is written then.
+        """
+        source = buffer_bytes(data)
+        self.check(offset, source.size)
+        self._write(offset, source)
+
+    def fill(self, value: int = 0, offset: int = 0, length: int | None = None) -> None:
+        """Set every byte of a range, by default from the offset to the end, to one value.
+
+        Raises as `write`, and RegionError for a value outside of 0 to 255.
+        """
+        length = self.size - offset if length is None else length
+        self.check(offset, length)
+        if not 0 <= value <= 255:
+            raise RegionError(f"{value} is not the value of a byte: 0 to 255")
+        if length:
+            self.mapping()
+            self.device.mapping()
+            self.device.reserve(self.address + offset, length)
+        pattern = np.full(min(FILL, length), value, np.uint8)
+        for at in range(offset, offset + length, FILL):
+            self._write(at, pattern[: offset + length - at])
+
+    def _read(self, offset: int, out: Bytes) -> None:
+        controller = self.mapping()
+        if out.size:
+            controller.decrypt(self.keyid, self.device.mapping(), self.address + offset, out)
+
+    def _write(self, offset: int, data: Bytes) -> None:
+        controller = self.mapping()
+        media = self.device.mapping()
+        if data.size:
+            self.device.reserve(self.address + offset, data.size)
+            controller.encrypt(self.keyid, media, self.address + offset, data)
+
+    def flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Make a range durable, by default to the end. Raises RegionError, pmem.DeviceFailed ..."""
+        length = self.size - offset if length is None else length
+        self.check(offset, length)
+        self.mapping().flush(self.address + offset, length)
+
+    def drain(self) -> None:
+        """Wait until what was flushed is durable."""
+        self.mapping().drain()
+
+    def persist(self, offset: int = 0, length: int | None = None) -> None:
+        """`flush` and `drain`: when it returns, the range is durable. Raises as `flush`."""
+        self.flush(offset, length)
+        self.drain()
+
+    def array(
+        self, dtype: Any, shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None, offset: int = 0
+    ) -> EncryptedArray:
+        """An array over the region's bytes, with numpy's semantics; nothing is read yet.
+
+        C order, from `offset` on; by default one dimension, as long as fits. Basic indexing gives
+        a view that writes through, advanced indexing a copy (an np.ndarray).
+
+        Raises RegionError if it doesn't fit, or if the dtype holds Python objects.
+        """
+        from mktme.array import EncryptedArray
+
+        kind = np.dtype(dtype)
+        if kind.hasobject or kind.itemsize == 0:
+            raise RegionError(f"an array of {kind} can't lie in memory: choose a dtype of a fixed size without objects")
+        if shape is None:
+            self.check(offset, 0)
+            dimensions: tuple[int, ...] = ((self.size - offset) // kind.itemsize,)
+        else:
+            listed = shape if isinstance(shape, tuple | list) else (shape,)
+            dimensions = tuple(operator.index(n) for n in listed)
+        if any(n < 0 for n in dimensions):
+            raise RegionError(f"the shape {dimensions} has a negative dimension")
+        count = 1
+        for n in dimensions:
+            count *= n
+        self.check(offset, count * kind.itemsize)
+        strides = [kind.itemsize] * len(dimensions)
+        for i in range(len(dimensions) - 1, 0, -1):
+            strides[i - 1] = strides[i] * dimensions[i]
+        return EncryptedArray(self, kind, dimensions, tuple(strides), offset)
+
+    @overload
+    def __getitem__(self, index: slice) -> bytes: ...
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> int: ...
+    def __getitem__(self, index: slice | SupportsIndex) -> bytes | int:
+        """`region[a:b]` as bytes, `region[i]` as an integer. Raises as `read`."""
+        if isinstance(index, slice):
+            start, length = self._range(index)
+            return self.read(start, length)
+        return self.read(self._place(index), 1)[0]
+
+    def __setitem__(self, index: slice | SupportsIndex, value: Any) -> None:
+        """`region[a:b] = buffer` of the same length, `region[i] = integer`. Raises as `write`."""
+        if isinstance(index, slice):
+            start, length = self._range(index)
+            source = buffer_bytes(value)
+            if source.size != length:
+                raise RegionError(f"{source.size} bytes can't be assigned to a slice of {length}: a region keeps its size")
+            self._write(start, source)
+        else:
+            place, byte = self._place(index), operator.index(value)
+            if not 0 <= byte <= 255:
+                raise RegionError(f"{byte} is not the value of a byte: 0 to 255")
+            self._write(place, np.array([byte], np.uint8))
+
+    def _range(self, index: slice) -> tuple[int, int]:
+        start, stop, step = index.indices(self.size)
+        if step != 1:
+            raise RegionError(f"a region has no slices of step {step}: use region.array(np.uint8)[...]")
+        return start, max(0, stop - start)
+
+    def _place(self, index: SupportsIndex) -> int:
+        try:
+            place = operator.index(index)
+        except TypeError:
+            raise RegionError(f"a region is indexed by integers and slices, not {type(index).__name__}") from None
+        if not -self.size <= place < self.size:
+            raise RegionError(f"index {place} is outside of the region, which has {self.size} bytes")
+        return place % self.size
