@@ -40,7 +40,12 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
     __array_priority__ = 1.0
 
     def __init__(
-        self, region: Region, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+        self,
+        region: Region,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        offset: int,
     ) -> None:
         self._region, self.dtype, self._offset = region, dtype, offset
         self.shape, self.strides = shape, strides
@@ -134,7 +139,11 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         base = self._region.address + self._offset
         for first in range(0, math.prod(shape), RUNS):
             numbers = np.arange(first, min(first + RUNS, math.prod(shape)))
-            at = np.stack(np.unravel_index(numbers, shape), axis=-1) @ strides if axes else np.zeros(1, np.int64)
+            at = (
+                np.stack(np.unravel_index(numbers, shape), axis=-1) @ strides
+                if axes
+                else np.zeros(1, np.int64)
+            )
             yield (at + base).astype(np.uint64)
 
     # Reading and writing
@@ -146,7 +155,11 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         if write:
             lines = starts & np.uint64(~(LINE - 1) & (1 << 64) - 1)
             device.reserve_lines(lines)
-            device.reserve_lines(lines if length <= LINE else (starts + np.uint64(length - 1)) // np.uint64(LINE) * np.uint64(LINE))
+            device.reserve_lines(
+                lines
+                if length <= LINE
+                else (starts + np.uint64(length - 1)) // np.uint64(LINE) * np.uint64(LINE)
+            )
             cipher.write_runs(media, device.base, starts, length, data)
         else:
             cipher.read_runs(media, device.base, starts, length, data)
@@ -276,7 +289,9 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
     def _update(self, ufunc: np.ufunc, inputs: tuple[Any, ...]) -> EncryptedArray:
         """ufunc(*inputs, out=self), a block at a time."""
         others = [
-            np.asarray(x) if isinstance(x, EncryptedArray) and x is not self and x._region is self._region else x
+            np.asarray(x)
+            if isinstance(x, EncryptedArray) and x is not self and x._region is self._region
+            else x
             for x in inputs
         ]
         shapes = [np.shape(x) for x in others]
@@ -300,8 +315,15 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _reduce(self, ufunc: np.ufunc, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A reduction over all axes, a block at a time; NotImplemented for any other."""
-        every = kwargs.get("axis", 0) in (None, tuple(range(self.ndim))) or (self.ndim == 1 and kwargs.get("axis", 0) == 0)
-        if inputs[0] is not self or not every or kwargs.get("where", True) is not True or kwargs.get("keepdims"):
+        every = kwargs.get("axis", 0) in (None, tuple(range(self.ndim))) or (
+            self.ndim == 1 and kwargs.get("axis", 0) == 0
+        )
+        if (
+            inputs[0] is not self
+            or not every
+            or kwargs.get("where", True) is not True
+            or kwargs.get("keepdims")
+        ):
             return NotImplemented
         if self.nbytes <= BLOCK or ufunc.identity is None and ufunc not in (np.maximum, np.minimum):
             return NotImplemented

@@ -317,7 +317,9 @@ class Controller:
         for keyid, order in self._by_keyid(index):
             cipher, n = self.cipher(keyid), index.size if order is None else order.size
 
-            def work(first: int, last: int, cipher: Cipher = cipher, order: NDArray[np.uint64] | None = order) -> None:
+            def work(
+                first: int, last: int, cipher: Cipher = cipher, order: NDArray[np.uint64] | None = order
+            ) -> None:
                 if order is None:
                     cipher.read_lines(media, base, index[first:last], None, out[first:last])
                 else:

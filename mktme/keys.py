@@ -36,7 +36,9 @@ class Key:
             if isinstance(half, (str, int)) or memoryview(half).nbytes != size:
                 raise KeyMaterialError(f"the {name} key of {algorithm} is a buffer of {size} bytes")
         if hmac.compare_digest(data_key, tweak_key):
-            raise KeyMaterialError(f"the data key and the tweak key of {algorithm} are equal: draw them independently")
+            raise KeyMaterialError(
+                f"the data key and the tweak key of {algorithm} are equal: draw them independently"
+            )
         self.algorithm = algorithm
         self._material = bytearray(2 * size)
         self._material[:size] = data_key
@@ -55,7 +57,9 @@ class Key:
         """A key from its bytes in the order of IEEE 1619: the data key, then the tweak key."""
         size = _key_bytes(algorithm)
         if isinstance(material, (str, int)) or memoryview(material).nbytes != 2 * size:
-            raise KeyMaterialError(f"{algorithm} takes a buffer of {2 * size} bytes: data key, then tweak key")
+            raise KeyMaterialError(
+                f"{algorithm} takes a buffer of {2 * size} bytes: data key, then tweak key"
+            )
         view = memoryview(material).cast("B")
         return cls(algorithm, data_key=view[:size], tweak_key=view[size:])
 

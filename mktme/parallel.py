@@ -34,9 +34,7 @@ def split(work: Callable[[int, int], None], length: int, grain: int, threads: in
         return work(0, length)
     if _pool is None:
         _pool = ThreadPoolExecutor(max_workers=max(cpus(), threads), thread_name_prefix="mktme")
-    waiting = [
-        _pool.submit(work, first, min(first + step, length)) for first in range(step, length, step)
-    ]
+    waiting = [_pool.submit(work, first, min(first + step, length)) for first in range(step, length, step)]
     try:
         work(0, step)
     finally:

@@ -77,7 +77,9 @@ def parse(struct: Any) -> KeyProgram:
     head = bytes(view.cast("B")[:6])
     control = int.from_bytes(head[2:6], "little")
     if control >> 24:
-        raise GeneralProtection(f"#GP: bits 31:24 of KEYID_CTRL are reserved and must be 0, not {control >> 24:#04x}")
+        raise GeneralProtection(
+            f"#GP: bits 31:24 of KEYID_CTRL are reserved and must be 0, not {control >> 24:#04x}"
+        )
     return KeyProgram(int.from_bytes(head[:2], "little"), control & 0xFF, control >> 8 & 0xFFFF)
 
 

@@ -161,7 +161,9 @@ class Region:
 
         kind = np.dtype(dtype)
         if kind.hasobject or kind.itemsize == 0:
-            raise RegionError(f"an array of {kind} can't lie in memory: choose a dtype of a fixed size without objects")
+            raise RegionError(
+                f"an array of {kind} can't lie in memory: choose a dtype of a fixed size without objects"
+            )
         if shape is None:
             self.check(offset, 0)
             dimensions: tuple[int, ...] = ((self.size - offset) // kind.itemsize,)
@@ -196,7 +198,9 @@ class Region:
             start, length = self._range(index)
             source = buffer_bytes(value)
             if source.size != length:
-                raise RegionError(f"{source.size} bytes can't be assigned to a slice of {length}: a region keeps its size")
+                raise RegionError(
+                    f"{source.size} bytes can't be assigned to a slice of {length}: a region keeps its size"
+                )
             self._write(start, source)
         else:
             place, byte = self._place(index), operator.index(value)
@@ -214,7 +218,9 @@ class Region:
         try:
             place = operator.index(index)
         except TypeError:
-            raise RegionError(f"a region is indexed by integers and slices, not {type(index).__name__}") from None
+            raise RegionError(
+                f"a region is indexed by integers and slices, not {type(index).__name__}"
+            ) from None
         if not -self.size <= place < self.size:
             raise RegionError(f"index {place} is outside of the region, which has {self.size} bytes")
         return place % self.size

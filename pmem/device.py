@@ -142,7 +142,9 @@ class Device:
         """
         if self.mode == "r":
             raise ReadOnlyDevice(
-                errno.EACCES, 'the device was opened with mode="r": open it with mode="r+" to write', str(self.path)
+                errno.EACCES,
+                'the device was opened with mode="r": open it with mode="r+" to write',
+                str(self.path),
             )
         first, last = offset >> CHUNK_BITS, (offset + length - 1) >> CHUNK_BITS
         if self._reserved.find(b"\0", first, last + 1) < 0:
@@ -230,7 +232,9 @@ class Device:
         if length and self.mode == "r+" and _libc.msync(self.base + start, offset + length - start, MS_SYNC):
             code = ctypes.get_errno()
             raise DeviceFailed(
-                code, f"bytes {offset} to {offset + length - 1} are not durable ({os.strerror(code)})", str(self.path)
+                code,
+                f"bytes {offset} to {offset + length - 1} are not durable ({os.strerror(code)})",
+                str(self.path),
             )
         del view
 
@@ -285,7 +289,9 @@ def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) 
         if device.size != count:
             found = device.size
             device.close()
-            raise SizeError(f"{path} has {found} bytes, not {count}: open it with pmem.open, or choose another path")
+            raise SizeError(
+                f"{path} has {found} bytes, not {count}: open it with pmem.open, or choose another path"
+            )
         return device
     fd = _system(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
@@ -334,9 +340,13 @@ def buffer_bytes(buffer: Any, *, writable: bool = False) -> Bytes:
                 raise TypeError
             array = array.reshape(-1).view(np.uint8)
         except (TypeError, ValueError):
-            raise RangeError(f"{type(buffer).__name__} is not a contiguous buffer of bytes: {error}") from None
+            raise RangeError(
+                f"{type(buffer).__name__} is not a contiguous buffer of bytes: {error}"
+            ) from None
     if writable and not array.flags.writeable:
-        raise RangeError(f"the {type(buffer).__name__} to read into is read-only: give a bytearray or a writable array")
+        raise RangeError(
+            f"the {type(buffer).__name__} to read into is read-only: give a bytearray or a writable array"
+        )
     return array
 
 
@@ -363,7 +373,9 @@ def line_array(lines: npt.ArrayLike, count: int) -> Bytes:
     """Lines to write, checked: an (n, 64) uint8 array. Raises RangeError."""
     array = np.asarray(lines)
     if array.dtype != np.uint8 or array.shape != (count, LINE):
-        raise RangeError(f"lines are a uint8 array of shape ({count}, {LINE}), not {array.dtype} of {array.shape}")
+        raise RangeError(
+            f"lines are a uint8 array of shape ({count}, {LINE}), not {array.dtype} of {array.shape}"
+        )
     return np.ascontiguousarray(array)
 
 
@@ -401,7 +413,9 @@ def _check_file(fd: int, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise DeviceInvalid(f"{path} is not a regular file: a device is an image file, on any file system")
     if status.st_size == 0 or status.st_size % PAGE:
-        raise DeviceInvalid(f"{path} has {status.st_size} bytes: an image is a positive number of pages of {PAGE}")
+        raise DeviceInvalid(
+            f"{path} has {status.st_size} bytes: an image is a positive number of pages of {PAGE}"
+        )
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -409,7 +423,8 @@ def _lock(fd: int, path: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise DeviceLocked(
-            errno.EWOULDBLOCK, 'the image is open for writing elsewhere: close it there, or open it with mode="r"',
+            errno.EWOULDBLOCK,
+            'the image is open for writing elsewhere: close it there, or open it with mode="r"',
             str(path),
         ) from None
 

@@ -39,7 +39,9 @@ def parse_size(size: Size) -> int:
             raise TypeError
         number = operator.index(size)
     except TypeError:
-        raise SizeError(f'{size!r} is not a size: give bytes as an integer, or text such as "64MiB"') from None
+        raise SizeError(
+            f'{size!r} is not a size: give bytes as an integer, or text such as "64MiB"'
+        ) from None
     if number < 0:
         raise SizeError(f"a size of {number} bytes is negative")
     return number

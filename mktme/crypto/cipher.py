@@ -36,9 +36,7 @@ class Cipher(Protocol):
     def write_runs(self, media: Bytes, base: int, starts: Words, length: int, data: Bytes) -> None:
         """Encrypt runs of `length` bytes, one after another; where they overlap the last wins."""
 
-    def read_lines(
-        self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes
-    ) -> None:
+    def read_lines(self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes) -> None:
         """Decrypt the lines at `addresses` into the rows of `out`, all or those in `order`."""
 
     def write_lines(

@@ -56,18 +56,14 @@ class NativeXts:
         self._kernels.write(self._schedule, base, 0, start, 1, size, source, size >= STREAM_FROM)
 
     def read_runs(self, media: Bytes, base: int, starts: Words, length: int, out: Bytes) -> None:
-        self._kernels.read(
-            self._schedule, base, address(starts), 0, starts.size, length, address(out), False
-        )
+        self._kernels.read(self._schedule, base, address(starts), 0, starts.size, length, address(out), False)
 
     def write_runs(self, media: Bytes, base: int, starts: Words, length: int, data: Bytes) -> None:
         self._kernels.write(
             self._schedule, base, address(starts), 0, starts.size, length, address(data), False
         )
 
-    def read_lines(
-        self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes
-    ) -> None:
+    def read_lines(self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes) -> None:
         self._scatter(True, base, addresses, order, out)
 
     def write_lines(
@@ -75,9 +71,7 @@ class NativeXts:
     ) -> None:
         self._scatter(False, base, addresses, order, lines)
 
-    def _scatter(
-        self, back: bool, base: int, addresses: Words, order: Words | None, lines: Bytes
-    ) -> None:
+    def _scatter(self, back: bool, base: int, addresses: Words, order: Words | None, lines: Bytes) -> None:
         taken = addresses if order is None else order
         index = 0 if order is None else address(order)
         self._kernels.scatter(

@@ -63,9 +63,7 @@ class LineCipher(ABC):
             whole.reshape(-1)[places] = rows[part]
             self._put(media, numbers, whole)
 
-    def read_lines(
-        self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes
-    ) -> None:
+    def read_lines(self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes) -> None:
         for rows in _row_chunks(addresses, order):
             out[rows] = self._get(media, addresses[rows] // np.uint64(LINE))
 

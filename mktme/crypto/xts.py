@@ -112,9 +112,7 @@ def build(bits: int) -> Kernels:
                 prefetch_far(address + AHEAD + i)
 
     @part
-    def counted_tweaks(
-        schedule: int, low: int, high: int, n: int, to: int, source: int, stream: int
-    ) -> None:
+    def counted_tweaks(schedule: int, low: int, high: int, n: int, to: int, source: int, stream: int) -> None:
         """The encrypted IVs (low + i, high) of n units; the scratch is written in whole packs.
 
         Asks for a quarter of the source of n lines, so that memory is not idle in this pass.
@@ -182,9 +180,7 @@ def build(bits: int) -> Kernels:
                     w1 = times(w1, step(line), one)
 
     @part
-    def lines(
-        schedule: int, back: bool, first: int, n: int, source: int, to: int, stream: int
-    ) -> None:
+    def lines(schedule: int, back: bool, first: int, n: int, source: int, to: int, stream: int) -> None:
         """n lines of 64 bytes, whose IVs are their numbers from `first` on."""
         tweaks = scratch(ROOM)
         for u in range(0, n, UNITS):
