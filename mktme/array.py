@@ -325,7 +325,7 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             or kwargs.get("keepdims")
         ):
             return NotImplemented
-        if self.nbytes <= BLOCK or ufunc.identity is None and ufunc not in (np.maximum, np.minimum):
+        if self.nbytes <= BLOCK or (ufunc.identity is None and ufunc not in (np.maximum, np.minimum)):
             return NotImplemented
         options = {name: kwargs[name] for name in ("dtype",) if kwargs.get(name) is not None}
         parts = [ufunc.reduce(np.asarray(self[index]), axis=None, **options) for index in self._blocks()]

@@ -63,7 +63,8 @@ class Controller:
 
     def __repr__(self) -> str:
         used = sum(slot is not None for slot in self.slots[1:])
-        return f"<mktme.Controller of {self.device!r}: {used} of {len(self.slots) - 1} KeyIDs, {len(self._regions)} regions>"
+        table = f"{used} of {len(self.slots) - 1} KeyIDs, {len(self._regions)} regions"
+        return f"<mktme.Controller of {self.device!r}: {table}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a controller holds keys and can't be pickled or copied")
@@ -89,7 +90,8 @@ class Controller:
                 if keyid is None:
                     cipher.wipe()
                     raise KeyTableFull(
-                        f"all {len(self.slots) - 1} KeyIDs hold keys: clear one, or make the controller with more keyid_bits"
+                        f"all {len(self.slots) - 1} KeyIDs hold keys: clear one, or make the controller "
+                        "with more keyid_bits"
                     )
             elif not 1 <= keyid < len(self.slots):
                 cipher.wipe()
@@ -168,7 +170,8 @@ class Controller:
 
     def _no_keyid(self, keyid: int) -> KeyIDError:
         return KeyIDError(
-            f"KeyID {keyid} can't be programmed: with {self.keyid_bits} bits they are 1 to {len(self.slots) - 1}"
+            f"KeyID {keyid} can't be programmed: with {self.keyid_bits} bits "
+            f"they are 1 to {len(self.slots) - 1}"
         )
 
     # The page map
@@ -385,7 +388,7 @@ def _key_from_fields(struct: Any, program: pconfig.KeyProgram) -> Cipher:
         if program.command == pconfig.Command.SET_KEY_DIRECT:
             half[:] = 0
         half ^= np.frombuffer(view[field : field + size], np.uint8)
-    cipher = aes_xts(*halves)
+    cipher = aes_xts(halves[0], halves[1])
     for half in halves:
         half[:] = 0
     return cipher

@@ -267,8 +267,8 @@ class Device:
         except BufferError:
             self._bytes = np.frombuffer(self._map, np.uint8)
             raise DeviceBusy(
-                f"{self.path} can't be closed: arrays over it (device.media, or views of it) are still alive; "
-                "delete them, or copy what you need, and close again"
+                f"{self.path} can't be closed: arrays over it (device.media, or views of it) are still "
+                "alive; delete them, or copy what you need, and close again"
             ) from None
         self._reserved.close()
         os.close(self._fd)
@@ -301,7 +301,7 @@ def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) 
     except BaseException:
         os.close(fd)
         with suppress(OSError):
-            os.unlink(path)
+            path.unlink()
         raise
 
 

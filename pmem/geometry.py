@@ -60,5 +60,6 @@ def check_range(offset: int, length: int, limit: int, what: str) -> None:
     """Refuse a byte range that doesn't lie in [0, limit). Raises RangeError."""
     if offset < 0 or length < 0 or offset + length > limit:
         raise RangeError(
-            f"{length} bytes at offset {offset} are outside of the {what}, which has {limit} bytes (0 to {limit - 1})"
+            f"{length} bytes at offset {offset} are outside of the {what}, "
+            f"which has {limit} bytes (0 to {limit - 1})"
         )

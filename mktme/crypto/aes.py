@@ -62,12 +62,12 @@ def substitute(word: int, room: int) -> int:
     poke(room, pair)
     poke(room + 8, pair)
     store(room, aesenclast(load(ONE_BLOCK, room), zero(ONE_BLOCK)))
-    return peek(room) & 0xFFFFFFFF
+    return int(peek(room) & 0xFFFFFFFF)
 
 
 @inline
 def half(address: int) -> int:
-    return peek(address) & 0xFFFFFFFF
+    return int(peek(address) & 0xFFFFFFFF)
 
 
 @inline

@@ -25,7 +25,7 @@ def ecb(key: bytearray, back: bool, source: npt.NDArray[Any]) -> npt.NDArray[np.
     cipher = Cipher(algorithms.AES(key), modes.ECB())
     context = cipher.decryptor() if back else cipher.encryptor()
     out = np.empty(source.nbytes + 15, np.uint8)  # the library asks for room for a block more
-    context.update_into(memoryview(np.ascontiguousarray(source)).cast("B"), memoryview(out))
+    context.update_into(np.ascontiguousarray(source).data.cast("B"), out.data)
     return out[: source.nbytes].view(LITTLE)
 
 

@@ -98,7 +98,7 @@ def _run_chunks(starts: Words, length: int) -> Iterator[tuple[slice, npt.NDArray
     for first in range(0, starts.size, count):
         part = slice(first, min(first + count, starts.size))
         bytes_ = starts[part, None] + np.arange(length, dtype=np.uint64)
-        numbers, place = np.unique(bytes_ // np.uint64(LINE), return_inverse=True)
+        numbers, place = np.unique(bytes_.astype(np.uint64) // np.uint64(LINE), return_inverse=True)
         within = (bytes_ % np.uint64(LINE)).astype(np.int64)
         yield part, place.reshape(bytes_.shape) * LINE + within, numbers
 

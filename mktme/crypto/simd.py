@@ -17,18 +17,25 @@ before the substitution and leaves MixColumns to AESMC, so an x86-style round is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 BLOCK = ir.VectorType(I64, 2)  # one 16-byte cipher block
 BYTES = ir.VectorType(I8, 16)  # the same as Arm's AES instructions want it
 
 
-class Pack(types.Type):  # type: ignore[misc]
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's decorator, without its typing: callers don't pass the first parameter."""
+    return extending.intrinsic(function)
+
+
+class Pack(types.Type):
     """The Numba type of `regs` registers of `bits` bits, used in kernels as a type token too."""
 
     def __init__(self, bits: int, regs: int) -> None:
@@ -289,7 +296,7 @@ def _store_stream16(b: Any, ty: Pack, address: Any, registers: list[Any]) -> Non
     first, last = registers[0], registers[-1]
     for w in range(0, head, 2):
         streamed(b, address, 8 * w, shuffle(b, first, first, [w, w + 1]))
-    for i, (x, y) in enumerate(zip(registers[:-1], registers[1:], strict=True)):
+    for i, (x, y) in enumerate(pairwise(registers)):
         streamed(b, address, 8 * (words * i + head), shuffle(b, x, y, range(head, head + words)))
     streamed(b, address, 8 * (words * len(registers) - 2), shuffle(b, last, last, [head, head + 1]))
 

@@ -163,10 +163,10 @@ def build(bits: int) -> Kernels:
         rounds = peek(schedule)
         rest = unit % size(wide)
         for i in range(n):
-            at, end = i * unit, i * unit + unit
+            begin, end = i * unit, i * unit + unit
             if unit >= size(wide):
                 w = times(broadcast(wide, tweaks + 16 * i), powers(wide), one)
-                for at in range(at, end - size(wide) + 1, size(wide)):
+                for at in range(begin, end - size(wide) + 1, size(wide)):
                     put(to + at, crypt(load(wide, source + at), w, back, schedule, rounds), stream)
                     ask(source + at, size(wide), stream)
                     if at + size(wide) < end:

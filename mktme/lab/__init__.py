@@ -1,0 +1,1 @@
+"""Experiments: they run, and give plain data."""
