@@ -136,7 +136,9 @@ def elementwise(emit: Callable[..., Any], arity: int = 2) -> Any:
     return intrinsic(lambda typing, x, y, z: widest(x, y, z))
 
 
-def aes_round(x86: str, arm: str, mix: str) -> Any:
+def emit_aes(x86: str, arm: str, mix: str) -> Callable[..., Any]:
+    """One AES round of a register, on either processor."""
+
     def emit(b: Any, ty: Pack, x: Any, key: Any) -> Any:
         if on_arm(b):
             none = ir.Constant(BYTES, [0] * 16)
@@ -147,13 +149,13 @@ def aes_round(x86: str, arm: str, mix: str) -> Any:
         suffix = {128: "", 256: ".256", 512: ".512"}[ty.bits]
         return call(b, f"llvm.x86.aesni.{x86}{suffix}", ty.reg, x, key)
 
-    return elementwise(emit)
+    return emit
 
 
-aesenc = aes_round("aesenc", "aese", "aesmc")
-aesenclast = aes_round("aesenclast", "aese", "")
-aesdec = aes_round("aesdec", "aesd", "aesimc")
-aesdeclast = aes_round("aesdeclast", "aesd", "")
+aesenc = elementwise(emit_aes("aesenc", "aese", "aesmc"))
+aesenclast = elementwise(emit_aes("aesenclast", "aese", ""))
+aesdec = elementwise(emit_aes("aesdec", "aesd", "aesimc"))
+aesdeclast = elementwise(emit_aes("aesdeclast", "aesd", ""))
 
 
 def _aesimc(b: Any, ty: Pack, x: Any) -> Any:
@@ -168,7 +170,7 @@ xor = elementwise(lambda b, ty, x, y: b.xor(x, y))
 xor3 = elementwise(lambda b, ty, x, y, z: b.xor(b.xor(x, y), z), 3)
 
 
-def clmul(half: int) -> Any:
+def emit_clmul(half: int) -> Callable[..., Any]:
     """Carry-less product of one 64-bit half of each block of x with the low half of y's block."""
 
     def emit(b: Any, ty: Pack, x: Any, y: Any) -> Any:
@@ -179,10 +181,10 @@ def clmul(half: int) -> Any:
         name = f"llvm.x86.pclmulqdq{suffix}"
         return call(b, name, ty.reg, x, y, ir.Constant(I8, half))
 
-    return elementwise(emit)
+    return emit
 
 
-clmul_lo, clmul_hi = clmul(0), clmul(1)
+clmul_lo, clmul_hi = elementwise(emit_clmul(0)), elementwise(emit_clmul(1))
 
 
 def _up64(b: Any, ty: Pack, x: Any) -> Any:

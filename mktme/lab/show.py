@@ -23,8 +23,8 @@ def show_bench(outcome: dict[str, Any], console: Console) -> None:
     threads = settings["threads"] or where["cpus"]
     table = Table(
         title=f"What encryption costs on {where['processor']} ({where['backend']} kernels)",
-        caption="Each cell: GB/s, ns a line of 64 bytes, and the time against no encryption (median, half the "
-        f"range between the quartiles) over {settings['rounds']} interleaved rounds. Images of "
+        caption="Each cell: GB/s, ns a line of 64 bytes, and the time against no encryption (median, half "
+        f"the range between the quartiles) over {settings['rounds']} interleaved rounds. Images of "
         f"{format_size(settings['size'])} in {settings['images']}; the controller uses {threads} "
         f"thread{'s' if threads > 1 else ''}, everything else one.",
         box=box.SIMPLE_HEAD,
