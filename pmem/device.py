@@ -140,12 +140,7 @@ class Device:
 
         Raises ReadOnlyDevice; DeviceFull, with nothing written.
         """
-        if self.mode == "r":
-            raise ReadOnlyDevice(
-                errno.EACCES,
-                'the device was opened with mode="r": open it with mode="r+" to write',
-                str(self.path),
-            )
+        self._check_writable()
         first, last = offset >> CHUNK_BITS, (offset + length - 1) >> CHUNK_BITS
         if self._reserved.find(b"\0", first, last + 1) < 0:
             return
@@ -156,15 +151,21 @@ class Device:
 
         Raises as `reserve`.
         """
-        if addresses.size == 0:
-            return self.reserve(0, 1)
+        self._check_writable()
         known = np.frombuffer(self._reserved, np.uint8)
         for start in range(0, addresses.size, 1 << 16):
             chunks = addresses.reshape(-1)[start : start + (1 << 16)] >> np.uint64(CHUNK_BITS)
             missing = chunks[known[chunks] == 0]
             for chunk in np.unique(missing).tolist() if missing.size else ():
                 self._allocate(chunk, chunk)
-        return None
+
+    def _check_writable(self) -> None:
+        if self.mode == "r":
+            raise ReadOnlyDevice(
+                errno.EACCES,
+                'the device was opened with mode="r": open it with mode="r+" to write',
+                str(self.path),
+            )
 
     def _allocate(self, first: int, last: int) -> None:
         start, end = first << CHUNK_BITS, min(self.size, (last + 1) << CHUNK_BITS)
