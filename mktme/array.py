@@ -219,9 +219,9 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
                 return self._put(value)
             # Casting is tried, and broadcasting checked, before anything is written.
             np.empty(1, self.dtype)[...] = value.reshape(-1)[:1] if value.size else 0
-            value = np.broadcast_to(value, _assignable(value.shape, self.shape))
+            value = _fitted(value, self.shape)
         elif value.shape != self.shape:
-            value = np.broadcast_to(np.asarray(value), _assignable(value.shape, self.shape))
+            value = _fitted(np.asarray(value), self.shape)
         for index in self._blocks():
             piece = np.empty(self._ghost()[index].shape, self.dtype)
             piece[...] = value[index]
@@ -384,16 +384,12 @@ def _none_of(x: Any) -> Any:
     return x if np.ndim(x) == 0 and not isinstance(x, EncryptedArray) else np.empty((0,), x.dtype)
 
 
-def _assignable(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape to broadcast to in an assignment; leading axes of length 1 fall away, as in numpy."""
-    while len(shape) > len(to) and shape[0] == 1:
-        shape = shape[1:]
+def _fitted(value: Array, shape: tuple[int, ...]) -> Array:
+    """A value broadcast to a shape; leading axes of length 1 fall away, as in numpy's assignment."""
+    given = value.shape
+    while value.ndim > len(shape) and value.shape[0] == 1:
+        value = value[0]
     try:
-        if np.broadcast_shapes(shape, to) == to:
-            return to
+        return np.broadcast_to(value, shape)
     except ValueError:
-        pass
-    raise RegionError(f"could not broadcast input array from shape {shape} into shape {to}")
-
-
-__all__ = ["EncryptedArray"]
+        raise RegionError(f"could not broadcast input array from shape {given} into shape {shape}") from None
