@@ -178,7 +178,7 @@ def test_an_update_in_place_that_numpy_refuses_changes_nothing(shared: Region) -
 
 @pytest.mark.parametrize(
     "value",
-    [5, 2.9, np.int8(3), [[1.5]], np.arange(30), np.ones((1, 1, 20, 30))],
+    [5, 2.9, np.int8(3), np.array([[1.5]]), np.arange(30), np.ones((1, 1, 20, 30))],
     ids=lambda value: f"shape-{np.ndim(value)}",
 )
 def test_assignment_broadcasts_and_casts(shared: Region, value: Any) -> None:
