@@ -7,10 +7,11 @@ import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from figure import Figure, speedup, with_region
+from figure import Figure, repeated, speedup, with_region
 
 from mktme import Region
 from mktme.lab.measure import Run, interleave
@@ -27,11 +28,11 @@ def scattered(folder: Path, rounds: int) -> Iterator[Figure]:
         lines = np.ones((n, 64), np.uint8)
         media = one.device.mapping().reshape(-1, 64)
         runs: dict[str, Run] = {
-            "gather": lambda: media[numbers].size,
-            "read_lines, 1 thread": lambda: one.mapping().read_lines(addresses).size,
-            "read_lines, all threads": lambda: all_.mapping().read_lines(addresses).size,
-            "scatter": lambda: media.__setitem__(numbers, lines) or lines.size,
-            "write_lines": lambda: one.mapping().write_lines(addresses, lines) or lines.size,
+            "gather": repeated(partial(media.__getitem__, numbers), lines.size, 1),
+            "read_lines, 1 thread": repeated(partial(one.mapping().read_lines, addresses), lines.size, 1),
+            "read_lines, all threads": repeated(partial(all_.mapping().read_lines, addresses), lines.size, 1),
+            "scatter": repeated(partial(media.__setitem__, numbers, lines), lines.size, 1),
+            "write_lines": repeated(partial(one.mapping().write_lines, addresses, lines), lines.size, 1),
         }
         samples = interleave(runs, max(3, rounds // 2))
         for name, sample in samples.items():

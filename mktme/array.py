@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mktme.errors import RegionError
-from pmem.geometry import LINE
 
 if TYPE_CHECKING:
     from mktme.region import Region
 
 BLOCK = 1 << 20  # bytes of elements that are worked on at once
 RUNS = 1 << 14  # runs whose addresses are listed at once
+SPACE = 1 << 16  # bytes of file space that a device reserves at once
 
 Array = npt.NDArray[Any]
 
@@ -85,6 +85,9 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
+    def __contains__(self, item: Any) -> bool:
+        return bool((np.asarray(self) == item).any())
+
     def __bool__(self) -> bool:
         return bool(np.asarray(self))
 
@@ -104,11 +107,12 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _view(self, index: Any) -> EncryptedArray | None:
         """The view that a basic index selects; None if the index is an advanced one."""
+        if isinstance(index, str) and self.dtype.fields:
+            return self._field(index)
         items = index if isinstance(index, tuple) else (index,)
-        for item in items:
-            basic = item is None or item is Ellipsis or isinstance(item, slice)
-            if not basic and (isinstance(item, bool | np.bool_ | list | tuple) or np.ndim(item) > 0):
-                return None
+        items = tuple(_as_integer(item) for item in items)
+        if any(isinstance(item, bool | np.bool_ | list | tuple) or np.ndim(item) > 0 for item in items):
+            return None
         ghost = self._ghost()
         # With an ellipsis numpy gives an array of no dimensions in place of an element.
         some = ghost[items if any(item is Ellipsis for item in items) else (*items, ...)]
@@ -117,9 +121,18 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             at = 0
         return EncryptedArray(self._region, self.dtype, some.shape, some.strides, self._offset + at)
 
+    def _field(self, name: str) -> EncryptedArray:
+        """The view of one field of a structured dtype. Raises ValueError as numpy does."""
+        fields: Any = self.dtype.fields or {}
+        if name not in fields:
+            raise ValueError(f"no field of name {name}")
+        lone = np.empty((), fields[name][0])
+        shape, strides = self.shape + lone.shape, self.strides + lone.strides
+        return EncryptedArray(self._region, lone.dtype, shape, strides, self._offset + fields[name][1])
+
     def _places(self, index: Any) -> npt.NDArray[np.int64]:
         """The offsets in the region of the elements that an advanced index selects."""
-        total = np.array(self._offset, np.int64)
+        total = np.broadcast_to(np.int64(self._offset), self.shape)[index]
         for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
             lone = np.arange(n, dtype=np.int64).reshape([-1 if a == axis else 1 for a in range(self.ndim)])
             total = total + np.broadcast_to(lone, self.shape)[index] * stride
@@ -153,16 +166,28 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         controller, device = self._region.mapping(), self._region.device
         media, cipher = device.mapping(), controller.cipher(self._region.keyid)
         if write:
-            lines = starts & np.uint64(~(LINE - 1) & (1 << 64) - 1)
-            device.reserve_lines(lines)
-            device.reserve_lines(
-                lines
-                if length <= LINE
-                else (starts + np.uint64(length - 1)) // np.uint64(LINE) * np.uint64(LINE)
-            )
             cipher.write_runs(media, device.base, starts, length, data)
         else:
             cipher.read_runs(media, device.base, starts, length, data)
+
+    def _reserve(self) -> None:
+        """Have file space under all of us, so that a write is refused before its first byte."""
+        if not self.size:
+            return
+        device, low, high = self._region.device, 0, self.itemsize
+        starts = np.array([self._region.address + self._offset], np.int64)
+        for n, stride in zip(self.shape, self.strides, strict=True):
+            if abs(stride) >= SPACE:
+                starts = np.add.outer(starts, np.arange(n) * stride).reshape(-1)
+            else:
+                low, high = low + min(0, (n - 1) * stride), high + max(0, (n - 1) * stride)
+        starts += low
+        if high - low <= SPACE:
+            device.reserve_lines(starts.astype(np.uint64))
+            device.reserve_lines((starts + (high - low - 1)).astype(np.uint64))
+        else:
+            for start in starts.tolist():
+                device.reserve(start, high - low)
 
     def _get(self) -> Array:
         out = np.empty(self.shape, self.dtype)
@@ -190,6 +215,8 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         if axes == 0:
             self._region.write(self._offset, flat)
             return
+        self._region.mapping()
+        self._reserve()
         done = 0
         for starts in self._starts(axes):
             self._transfer(starts, run, flat[done : done + starts.size * run], write=True)
@@ -209,19 +236,33 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             for row in range(0, self.shape[axis], rows):
                 yield (*lead, slice(row, row + rows))
 
+    def _apart(self, value: Any) -> Any:
+        """An operand that writing to us leaves alone: copied if it is of our region, or ciphertext."""
+        if isinstance(value, EncryptedArray):
+            return np.asarray(value) if value._region is self._region else value
+        if isinstance(value, np.ndarray) and np.may_share_memory(value, self._region.device.mapping()):
+            return value.copy()
+        return value
+
     def _assign(self, value: Any) -> None:
         """Write a value, broadcast and cast as numpy does, a block at a time."""
-        if isinstance(value, EncryptedArray) and value._region is self._region:
-            value = np.asarray(value)  # it may overlap with us
-        if not isinstance(value, EncryptedArray):
+        value = self._apart(value)
+        if isinstance(value, EncryptedArray) and (value.shape != self.shape or value.dtype.kind in "SU"):
             value = np.asarray(value)
+        if not isinstance(value, EncryptedArray):
+            # As numpy does, so that a number out of range or a tuple for a record is taken alike.
+            value = np.asarray(value, None if isinstance(value, np.ndarray | np.generic) else self.dtype)
             if value.dtype == self.dtype and value.shape == self.shape and value.flags.c_contiguous:
                 return self._put(value)
             # Casting is tried, and broadcasting checked, before anything is written.
-            np.empty(1, self.dtype)[...] = value.reshape(-1)[:1] if value.size else 0
+            if value.size:
+                np.empty(1, self.dtype)[...] = value.flat[:1]
+            if value.dtype.kind in "OSUT" and value.dtype != self.dtype:  # any element may be refused
+                value = value.astype(self.dtype)
             value = _fitted(value, self.shape)
-        elif value.shape != self.shape:
-            value = _fitted(np.asarray(value), self.shape)
+        self._region.mapping()
+        if self.nbytes > BLOCK:
+            self._reserve()
         for index in self._blocks():
             piece = np.empty(self._ghost()[index].shape, self.dtype)
             piece[...] = value[index]
@@ -235,7 +276,7 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         view = self._view(index)
         if view is not None:
             items = index if isinstance(index, tuple) else (index,)
-            lone = not view.shape and not any(item is Ellipsis for item in items)
+            lone = not view.shape and not any(item is Ellipsis or isinstance(item, str) for item in items)
             return view._get()[()] if lone else view
         places = self._places(index)
         out = np.empty(places.shape, self.dtype)
@@ -252,9 +293,13 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             return
         places = self._places(index)
         values = np.empty(places.shape, self.dtype)
-        values[...] = np.asarray(value)
+        values[...] = value
         if values.size:
             starts = np.ascontiguousarray(places + self._region.address).reshape(-1).astype(np.uint64)
+            self._region.mapping()
+            for at in range(0, self.itemsize, SPACE):  # every line that an item begins, ends or fills in
+                self._region.device.reserve_lines(starts + np.uint64(at))
+            self._region.device.reserve_lines(starts + np.uint64(self.itemsize - 1))
             self._transfer(starts, self.itemsize, values.reshape(-1).view(np.uint8), write=True)
 
     # numpy's protocols
@@ -271,9 +316,13 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             reduced = self._reduce(ufunc, inputs, kwargs)
             if reduced is not NotImplemented:
                 return reduced
-        if method == "__call__" and len(out) == 1 and out[0] is self and not kwargs:
+        if method == "__call__" and len(out) == 1 and out[0] is self and not kwargs and not ufunc.signature:
             return self._update(ufunc, inputs)
         plain = [np.asarray(x) if isinstance(x, EncryptedArray) else x for x in inputs]
+        if method == "at" and isinstance(inputs[0], EncryptedArray):
+            ufunc.at(*plain)
+            inputs[0]._put(plain[0])
+            return None
         if not any(isinstance(x, EncryptedArray) for x in out):
             return getattr(ufunc, method)(*plain, **({"out": out} if out else {}), **kwargs)
         temporary = tuple(np.asarray(x) if isinstance(x, EncryptedArray) else x for x in out)
@@ -284,27 +333,30 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         return out[0] if len(out) == 1 else out
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
-        return function(*_plain(args), **_plain(kwargs))
+        # The decrypted copies are read-only: a function that would change one is refused.
+        given, out = _plain(kwargs), kwargs.get("out")
+        if not isinstance(out, EncryptedArray):
+            return function(*_plain(args), **given)
+        given["out"] = np.asarray(out)
+        function(*_plain(args), **given)
+        out._put(given["out"])
+        return out
 
     def _update(self, ufunc: np.ufunc, inputs: tuple[Any, ...]) -> EncryptedArray:
         """ufunc(*inputs, out=self), a block at a time."""
-        others = [
-            np.asarray(x)
-            if isinstance(x, EncryptedArray) and x is not self and x._region is self._region
-            else x
-            for x in inputs
-        ]
+        others = [x if x is self else self._apart(x) for x in inputs]
+        others = [x if x is self or np.ndim(x) == 0 else np.asarray(x) for x in others]
+        # Tried on nothing first, so that a refused cast leaves everything as it was.
+        ufunc(*(_none_of(x) for x in others), out=np.empty((0,), self.dtype))
         shapes = [np.shape(x) for x in others]
         if np.broadcast_shapes(self.shape, *shapes) != self.shape:
             raise ValueError(
                 f"non-broadcastable output operand with shape {self.shape} doesn't match the broadcast shape "
                 f"{np.broadcast_shapes(*shapes)}"
             )
-        wide = [
-            x if np.ndim(x) == 0 or x is self else np.broadcast_to(np.asarray(x), self.shape) for x in others
-        ]
-        # Tried on nothing first, so that a refused cast leaves everything as it was.
-        ufunc(*(_none_of(x) for x in wide), out=np.empty((0,), self.dtype))
+        wide = [x if np.ndim(x) == 0 or x is self else np.broadcast_to(x, self.shape) for x in others]
+        self._region.mapping()
+        self._reserve()
         for index in self._blocks():
             target = self._view(index)
             assert target is not None
@@ -371,12 +423,22 @@ _IN_PLACE = frozenset(
 def _plain(value: Any) -> Any:
     """Arguments of a numpy function with encrypted arrays decrypted."""
     if isinstance(value, EncryptedArray):
-        return np.asarray(value)
+        copy = np.asarray(value)
+        copy.flags.writeable = False
+        return copy
     if isinstance(value, list | tuple):
         return type(value)(_plain(x) for x in value)
     if isinstance(value, dict):
         return {name: _plain(x) for name, x in value.items()}
     return value
+
+
+def _as_integer(item: Any) -> Any:
+    """An item of an index; as an integer if it is an array of no dimensions that holds one."""
+    if item is None or isinstance(item, int | slice | np.bool_) or item is Ellipsis or np.ndim(item):
+        return item
+    lone = np.asarray(item)
+    return int(lone) if lone.dtype.kind in "iu" else bool(lone) if lone.dtype.kind == "b" else item
 
 
 def _none_of(x: Any) -> Any:

@@ -8,6 +8,7 @@ is read with: a wrong one yields garbage, as in the hardware.
 
 from __future__ import annotations
 
+import operator
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from mktme import parallel, pconfig
 from mktme.crypto.backend import aes_xts
 from mktme.crypto.cipher import Cipher
 from mktme.crypto.portable import Plain
-from mktme.errors import KeyIDError, KeyTableFull, MappingError
+from mktme.errors import KeyIDError, KeyTableFull, MappingError, SchemeError
+from mktme.iv.address import PMEM_LINE
 from mktme.keys import Key
 from mktme.region import Region
 from pmem.device import Bytes, Device, buffer_bytes, line_addresses, line_array
@@ -41,8 +43,10 @@ class Controller:
     long request may use (default: all that this process may).
 
     Programming and mapping are thread-safe; so are reads and writes in several threads at once
-    (two that overlap have no defined order). As in the hardware, reprogramming or clearing a
-    KeyID while a request runs under it leaves that request's bytes undefined.
+    (two that overlap have no defined order; of two that write parts of one line at the same time
+    one may be lost, since such a line is read, changed and written back). As in the hardware,
+    reprogramming or clearing a KeyID while a request runs under it leaves that request's bytes
+    undefined.
 
     Raises KeyIDError if `keyid_bits` is out of range.
     """
@@ -130,7 +134,11 @@ class Controller:
             elif program.command == pconfig.Command.NO_ENCRYPT:
                 self._set(program.keyid, PLAIN)
             elif program.command in (pconfig.Command.SET_KEY_DIRECT, pconfig.Command.SET_KEY_RANDOM):
-                self._set(program.keyid, _key_from_fields(struct, program))
+                try:
+                    cipher = _key_from_fields(struct, program)
+                except OSError:  # the system's generator
+                    return pconfig.Status.ENTROPY_ERROR
+                self._set(program.keyid, cipher)
             else:
                 return pconfig.Status.INVALID_PROG_CMD
         finally:
@@ -201,6 +209,8 @@ class Controller:
                 f"bytes {start} to {start + count - 1} are not all on the device, which has {self.size} bytes"
             )
         scheme = iv_schemes.find(iv, frozenset({"address"}), "the memory controller")
+        if scheme is not PMEM_LINE:
+            raise SchemeError(f"{iv} can't be mapped: the line path computes {PMEM_LINE.name}")
         with self._lock:
             if not 0 <= keyid < len(self.slots) or self.slots[keyid] is None:
                 raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
@@ -219,7 +229,7 @@ class Controller:
     def unmap(self, region: Region) -> None:
         """Remove a mapping; the region can't be used any more, the media bytes stay.
 
-        Raises RegionUnmapped if it isn't a region of this controller.
+        Raises RegionUnmapped; MappingError if it is a region of another controller.
         """
         with self._lock:
             region.mapping()
@@ -254,14 +264,15 @@ class Controller:
 
         Raises pmem.RangeError, DeviceClosed, DeviceChanged.
         """
-        out = np.empty(length, np.uint8) if length >= 0 else np.empty(0, np.uint8)
         check_range(address, length, self.size, "device")
+        out = np.empty(length, np.uint8)
         self.read_into(out, address)
         return out.tobytes()
 
     def read_into(self, buffer: Any, address: int = 0) -> None:
         """Fill a writable contiguous buffer from any range. Raises as `read`."""
         out = buffer_bytes(buffer, writable=True)
+        address = operator.index(address)
         check_range(address, out.size, self.size, "device")
         media = self.device.mapping()
         for first, last, keyid in self._segments(address, out.size):
@@ -273,8 +284,10 @@ class Controller:
         Raises as `read`, and pmem.ReadOnlyDevice, DeviceFull; nothing is written then.
         """
         source = buffer_bytes(data)
+        address = operator.index(address)
         check_range(address, source.size, self.size, "device")
         media = self.device.mapping()
+        source = _apart(source, media)
         if source.size:
             self.device.reserve(address, source.size)
         for first, last, keyid in self._segments(address, source.size):
@@ -300,6 +313,7 @@ class Controller:
         cipher, base = self.cipher(keyid), self.device.base
         if data.size < parallel.SPLIT_FROM:
             return cipher.write(media, base, start, data)
+        data = _apart(data, media)
         head = -start % PAGE
         parallel.split(
             lambda a, b: cipher.write(media, base, start + (a and a + head), data[a and a + head : b + head]),
@@ -342,6 +356,7 @@ class Controller:
         index = line_addresses(addresses, self.size)
         data = line_array(lines, index.size)
         media, base = self.device.mapping(), self.device.base
+        data = _apart(data, media)
         self.device.reserve_lines(index)
         for keyid, order in self._by_keyid(index):
             self.cipher(keyid).write_lines(media, base, index, order, data)
@@ -374,6 +389,11 @@ class Controller:
         self.device.drain()
 
 
+def _apart(data: Bytes, media: Bytes) -> Bytes:
+    """Data to write, copied if it is ciphertext that lies on the medium and may change meanwhile."""
+    return data.copy() if np.may_share_memory(data, media) else data
+
+
 def _key_from_fields(struct: Any, program: pconfig.KeyProgram) -> Cipher:
     """The cipher that a key-programming structure asks for.
 
@@ -381,12 +401,13 @@ def _key_from_fields(struct: Any, program: pconfig.KeyProgram) -> Cipher:
     """
     size = 16 if program.algorithm == "aes-xts-128" else 32
     view = memoryview(struct).cast("B")
-    drawn = Key.generate(program.algorithm or "")
-    halves = [np.array(half, np.uint8) for half in drawn.halves()]
-    drawn.clear()
+    halves = [np.zeros(size, np.uint8), np.zeros(size, np.uint8)]
+    if program.command == pconfig.Command.SET_KEY_RANDOM:
+        drawn = Key.generate(program.algorithm or "")
+        for half, made in zip(halves, drawn.halves(), strict=True):
+            half[:] = made
+        drawn.clear()
     for half, field in zip(halves, (pconfig.KEY_FIELD_1, pconfig.KEY_FIELD_2), strict=True):
-        if program.command == pconfig.Command.SET_KEY_DIRECT:
-            half[:] = 0
         half ^= np.frombuffer(view[field : field + size], np.uint8)
     cipher = aes_xts(halves[0], halves[1])
     for half in halves:

@@ -32,17 +32,16 @@ class Key:
 
     def __init__(self, algorithm: str, *, data_key: Any, tweak_key: Any) -> None:
         size = _key_bytes(algorithm)
-        for name, half in (("data", data_key), ("tweak", tweak_key)):
-            if isinstance(half, (str, int)) or memoryview(half).nbytes != size:
-                raise KeyMaterialError(f"the {name} key of {algorithm} is a buffer of {size} bytes")
-        if hmac.compare_digest(data_key, tweak_key):
+        data = _buffer(data_key, size, f"the data key of {algorithm} is a buffer of {size} bytes")
+        tweak = _buffer(tweak_key, size, f"the tweak key of {algorithm} is a buffer of {size} bytes")
+        if hmac.compare_digest(data, tweak):
             raise KeyMaterialError(
                 f"the data key and the tweak key of {algorithm} are equal: draw them independently"
             )
         self.algorithm = algorithm
         self._material = bytearray(2 * size)
-        self._material[:size] = data_key
-        self._material[size:] = tweak_key
+        self._material[:size] = data
+        self._material[size:] = tweak
 
     @classmethod
     def generate(cls, algorithm: str) -> Key:
@@ -56,11 +55,8 @@ class Key:
     def from_bytes(cls, algorithm: str, material: Any) -> Key:
         """A key from its bytes in the order of IEEE 1619: the data key, then the tweak key."""
         size = _key_bytes(algorithm)
-        if isinstance(material, (str, int)) or memoryview(material).nbytes != 2 * size:
-            raise KeyMaterialError(
-                f"{algorithm} takes a buffer of {2 * size} bytes: data key, then tweak key"
-            )
-        view = memoryview(material).cast("B")
+        wanted = f"{algorithm} takes a buffer of {2 * size} bytes: data key, then tweak key"
+        view = _buffer(material, 2 * size, wanted)
         return cls(algorithm, data_key=view[:size], tweak_key=view[size:])
 
     @classmethod
@@ -95,6 +91,20 @@ class Key:
 
 
 def _key_bytes(algorithm: str) -> int:
-    if algorithm not in KEY_BYTES:
-        raise KeyMaterialError(f"{algorithm!r} is not an algorithm: {', '.join(KEY_BYTES)}")
+    if not isinstance(algorithm, str) or algorithm not in KEY_BYTES:
+        # Only a short text is repeated: anything else may be a key in the wrong place.
+        short = isinstance(algorithm, str) and len(algorithm) < 16
+        named = repr(algorithm) if short else f"this {type(algorithm).__name__}"
+        raise KeyMaterialError(f"{named} is not an algorithm: {', '.join(KEY_BYTES)}")
     return KEY_BYTES[algorithm]
+
+
+def _buffer(material: Any, size: int, wanted: str) -> memoryview:
+    """A contiguous buffer of just that many bytes. Raises KeyMaterialError saying what is wanted."""
+    try:
+        view = memoryview(material).cast("B")
+    except (TypeError, ValueError, BufferError):
+        raise KeyMaterialError(wanted) from None
+    if view.nbytes != size:
+        raise KeyMaterialError(wanted)
+    return view

@@ -87,6 +87,8 @@ def pack(
     keyid: int, command: Command, algorithm: str, data_key: Any = b"", tweak_key: Any = b""
 ) -> bytearray:
     """A structure for `Controller.pconfig`; wipe it after use, it holds the key."""
+    if algorithm not in ENC_ALG:
+        raise KeyMaterialError(f"ENC_ALG is one of {', '.join(ENC_ALG)}")
     struct = bytearray(STRUCT_BYTES)
     struct[0:2] = keyid.to_bytes(2, "little")
     struct[2:6] = (command | ENC_ALG[algorithm] << 8).to_bytes(4, "little")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
 
 import numpy as np
 
+from mktme import parallel
 from mktme.errors import RegionError, RegionUnmapped
 from pmem.device import Bytes, buffer_bytes
 
@@ -62,8 +63,8 @@ class Region:
         return self._controller
 
     def check(self, offset: int, length: int) -> None:
-        """Refuse a range that is not in the region. Raises RegionError."""
-        if offset < 0 or length < 0 or offset + length > self.size:
+        """Refuse a range that is not in the region. Raises RegionError; TypeError for no integers."""
+        if operator.index(offset) < 0 or operator.index(length) < 0 or offset + length > self.size:
             raise RegionError(
                 f"{length} bytes at offset {offset} are outside of the region, which has {self.size} bytes"
             )
@@ -110,10 +111,10 @@ class Region:
         """
         length = self.size - offset if length is None else length
         self.check(offset, length)
-        if not 0 <= value <= 255:
+        if not 0 <= operator.index(value) <= 255:
             raise RegionError(f"{value} is not the value of a byte: 0 to 255")
+        self.mapping()
         if length:
-            self.mapping()
             self.device.mapping()
             self.device.reserve(self.address + offset, length)
         pattern = np.full(min(FILL, length), value, np.uint8)
@@ -121,16 +122,23 @@ class Region:
             self._write(at, pattern[: offset + length - at])
 
     def _read(self, offset: int, out: Bytes) -> None:
-        controller = self.mapping()
-        if out.size:
-            controller.decrypt(self.keyid, self.device.mapping(), self.address + offset, out)
+        controller, device = self._controller or self.mapping(), self.device
+        if out.size >= parallel.SPLIT_FROM:
+            controller.decrypt(self.keyid, device.mapping(), self.address + offset, out)
+        elif out.size:  # without a detour: this is what a short request costs
+            cipher = controller.slots[self.keyid] or controller.cipher(self.keyid)
+            cipher.read(device.mapping(), device.base, self.address + offset, out)
 
     def _write(self, offset: int, data: Bytes) -> None:
-        controller = self.mapping()
-        media = self.device.mapping()
+        controller, device = self._controller or self.mapping(), self.device
+        start, media = self.address + offset, device.mapping()
         if data.size:
-            self.device.reserve(self.address + offset, data.size)
-            controller.encrypt(self.keyid, media, self.address + offset, data)
+            device.reserve(start, data.size)
+            if data.size >= parallel.SPLIT_FROM:
+                controller.encrypt(self.keyid, media, start, data)
+            else:
+                cipher = controller.slots[self.keyid] or controller.cipher(self.keyid)
+                cipher.write(media, device.base, start, data)
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make a range durable, by default to the end. Raises RegionError, pmem.DeviceFailed ..."""
@@ -159,17 +167,19 @@ class Region:
         """
         from mktme.array import EncryptedArray
 
-        kind = np.dtype(dtype)
+        lone = np.empty((), dtype)
+        kind, inner = lone.dtype, lone.shape  # a dtype of several elements each adds its dimensions
         if kind.hasobject or kind.itemsize == 0:
             raise RegionError(
                 f"an array of {kind} can't lie in memory: choose a dtype of a fixed size without objects"
             )
         if shape is None:
             self.check(offset, 0)
-            dimensions: tuple[int, ...] = ((self.size - offset) // kind.itemsize,)
+            dimensions: tuple[int, ...] = ((self.size - offset) // max(1, lone.nbytes),)
         else:
             listed = shape if isinstance(shape, tuple | list) else (shape,)
             dimensions = tuple(operator.index(n) for n in listed)
+        dimensions += inner
         if any(n < 0 for n in dimensions):
             raise RegionError(f"the shape {dimensions} has a negative dimension")
         count = 1

@@ -12,6 +12,8 @@ import fcntl
 import mmap
 import os
 import stat
+import traceback
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +46,7 @@ Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 MAP_SHARED_VALIDATE, MAP_SYNC, MS_SYNC = 0x3, 0x80000, 4  # Linux uapi, mman.h and mman-common.h
+LONGEST = 2**63 - PAGE  # bytes of a file: off_t, in whole pages
 CHUNK_BITS = 16  # file space is reserved in chunks of 64 KiB
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +76,8 @@ class Device:
         self.store_granularity = of_synchronous_mapping(fd) if synchronous else StoreGranularity.PAGE
         # One byte a chunk, 1 where file space is known to be there; lazily zero.
         self._reserved = mmap.mmap(-1, -(-self.size >> CHUNK_BITS))
+        # A device that is dropped without being closed gives up its lock with its last array.
+        self._close_file = weakref.finalize(self, os.close, fd)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"mode={self.mode!r}"
@@ -86,10 +91,15 @@ class Device:
     ) -> None:
         try:
             self.close()
-        except DeviceBusy as busy:
+        except DeviceBusy:
             if error is None:
                 raise
-            error.add_note(f"the device stays open: {busy}")
+            # The calls that the error has ended keep what they held over the mapping.
+            traceback.clear_frames(trace)
+            try:
+                self.close()
+            except DeviceBusy as busy:
+                error.add_note(f"the device stays open: {busy}")
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a device is this process's own: pass the path ({self.path}) and open it there")
@@ -124,6 +134,7 @@ class Device:
             raise DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
         now = os.lseek(self._fd, 0, os.SEEK_END)
         if now != self.size:
+            del view  # an error keeps the locals of its frames, and the device open with them
             raise DeviceChanged(
                 errno.EIO,
                 f"the image file was {self.size} bytes long when it was mapped and is {now} now: "
@@ -138,7 +149,7 @@ class Device:
         A store to a hole of a sparse file on a full disk would kill the process; so space is
         allocated before the first store, 64 KiB at a time. Costs a look-up where it is there.
 
-        Raises ReadOnlyDevice; DeviceFull, with nothing written.
+        Raises DeviceClosed, ReadOnlyDevice; DeviceFull, with nothing written.
         """
         self._check_writable()
         first, last = offset >> CHUNK_BITS, (offset + length - 1) >> CHUNK_BITS
@@ -152,14 +163,15 @@ class Device:
         Raises as `reserve`.
         """
         self._check_writable()
-        known = np.frombuffer(self._reserved, np.uint8)
         for start in range(0, addresses.size, 1 << 16):
             chunks = addresses.reshape(-1)[start : start + (1 << 16)] >> np.uint64(CHUNK_BITS)
-            missing = chunks[known[chunks] == 0]
+            missing = chunks[np.frombuffer(self._reserved, np.uint8)[chunks] == 0]
             for chunk in np.unique(missing).tolist() if missing.size else ():
                 self._allocate(chunk, chunk)
 
     def _check_writable(self) -> None:
+        if self._bytes is None:
+            raise DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
         if self.mode == "r":
             raise ReadOnlyDevice(
                 errno.EACCES,
@@ -184,13 +196,13 @@ class Device:
 
     def read(self, offset: int, length: int) -> bytes:
         """Raw bytes of a range. Raises RangeError, DeviceClosed, DeviceChanged."""
-        check_range(offset, length, self.size, "device")
+        offset, length = check_range(offset, length, self.size, "device")
         return self.mapping()[offset : offset + length].tobytes()
 
     def read_into(self, buffer: Any, offset: int = 0) -> None:
         """Fill a writable contiguous buffer with raw bytes. Raises as `read`."""
         into = buffer_bytes(buffer, writable=True)
-        check_range(offset, into.size, self.size, "device")
+        offset, _ = check_range(offset, into.size, self.size, "device")
         into[:] = self.mapping()[offset : offset + into.size]
 
     def write(self, offset: int, data: Any) -> None:
@@ -199,11 +211,15 @@ class Device:
         Raises RangeError, DeviceClosed, DeviceChanged, ReadOnlyDevice, DeviceFull.
         """
         source = buffer_bytes(data)
-        check_range(offset, source.size, self.size, "device")
+        offset, _ = check_range(offset, source.size, self.size, "device")
         view = self.mapping()
-        if source.size:
-            self.reserve(offset, source.size)
-            view[offset : offset + source.size] = source
+        try:
+            self._check_writable()
+            if source.size:
+                self.reserve(offset, source.size)
+                view[offset : offset + source.size] = source
+        finally:
+            del view
 
     def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
         """Raw lines: (n,) line-aligned addresses to (n, 64) uint8. Raises as `read`."""
@@ -216,8 +232,11 @@ class Device:
         index = line_addresses(addresses, self.size)
         data = line_array(lines, index.size)
         view = self.mapping()
-        self.reserve_lines(index)
-        view.reshape(-1, LINE)[index // np.uint64(LINE)] = data
+        try:
+            self.reserve_lines(index)
+            view.reshape(-1, LINE)[index // np.uint64(LINE)] = data
+        finally:
+            del view
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make the pages of a byte range durable in the image file (msync); by default all.
@@ -226,18 +245,25 @@ class Device:
 
         Raises RangeError, DeviceClosed, DeviceChanged; DeviceFailed if the system can't write.
         """
-        length = self.size - offset if length is None else length
-        check_range(offset, length, self.size, "device")
-        view = self.mapping()
-        start = offset & -PAGE
-        if length and self.mode == "r+" and _libc.msync(self.base + start, offset + length - start, MS_SYNC):
+        offset, count = check_range(offset, 0 if length is None else length, self.size, "device")
+        count = self.size - offset if length is None else count
+        start = offset & -mmap.PAGESIZE  # the system's page, which can be longer than ours
+        view = self.mapping()  # held, so that the pages stay mapped
+        try:
+            failed = (
+                count
+                and self.mode == "r+"
+                and _libc.msync(self.base + start, offset + count - start, MS_SYNC)
+            )
+        finally:
+            del view
+        if failed:
             code = ctypes.get_errno()
             raise DeviceFailed(
                 code,
-                f"bytes {offset} to {offset + length - 1} are not durable ({os.strerror(code)})",
+                f"bytes {offset} to {offset + count - 1} are not durable ({os.strerror(code)})",
                 str(self.path),
             )
-        del view
 
     def drain(self) -> None:
         """Wait until flushed bytes are durable. `flush` has waited already, so this only checks.
@@ -272,7 +298,7 @@ class Device:
                 "alive; delete them, or copy what you need, and close again"
             ) from None
         self._reserved.close()
-        os.close(self._fd)
+        self._close_file()
 
 
 def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) -> Device:
@@ -281,20 +307,23 @@ def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) 
     `size` is a positive multiple of 4096: an integer, or text such as ``"64MiB"``. With
     `exist_ok` an image of just that size is opened as it is.
 
-    Raises SizeError; DeviceExists, DeviceLocked, DeviceDenied, DeviceInvalid, DeviceFull or
-    DeviceFailed; no file is left behind.
+    Raises SizeError; DeviceExists, DeviceNotFound (no such folder), DeviceLocked, DeviceDenied,
+    DeviceInvalid, DeviceFull or DeviceFailed; no file is left behind.
     """
     path, count = Path(path), _whole_pages(size)
-    if exist_ok and path.exists():
+    try:
+        fd = _system(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except DeviceExists:
+        if not exist_ok:
+            raise
         device = open(path)
         if device.size != count:
             found = device.size
             device.close()
             raise SizeError(
                 f"{path} has {found} bytes, not {count}: open it with pmem.open, or choose another path"
-            )
+            ) from None
         return device
-    fd = _system(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         _lock(fd, path)
         _system(path, lambda: os.ftruncate(fd, count))
@@ -332,6 +361,8 @@ def open(path: str | os.PathLike[str], mode: Literal["r+", "r"] = "r+") -> Devic
 def buffer_bytes(buffer: Any, *, writable: bool = False) -> Bytes:
     """Any contiguous buffer as a flat uint8 array, no copy. Raises RangeError."""
     try:
+        if isinstance(buffer, np.ndarray | memoryview) and _holds_objects(buffer):
+            raise TypeError("it holds Python objects")
         array = np.frombuffer(buffer, np.uint8)
     except (TypeError, ValueError, BufferError, AttributeError) as error:
         try:
@@ -351,28 +382,35 @@ def buffer_bytes(buffer: Any, *, writable: bool = False) -> Bytes:
     return array
 
 
+def _holds_objects(buffer: npt.NDArray[Any] | memoryview) -> bool:
+    if isinstance(buffer, memoryview) and "O" not in buffer.format:
+        return False
+    return np.asarray(buffer).dtype.hasobject
+
+
 def line_addresses(addresses: npt.ArrayLike, limit: int) -> npt.NDArray[np.uint64]:
     """Addresses of lines, checked: a flat uint64 array of multiples of 64 below `limit`.
 
     Raises RangeError naming the first that isn't.
     """
-    array = np.asarray(addresses)
+    array = _array(addresses, "line addresses")
     if array.size and array.dtype.kind not in "iu":
         raise RangeError(f"line addresses are integers (uint64), not {array.dtype}")
     if array.ndim != 1:
         raise RangeError(f"line addresses are one row of integers, not an array of shape {array.shape}")
     flat = np.ascontiguousarray(array).astype(np.uint64, copy=False)
     if flat.size and int(np.bitwise_or.reduce(flat)) % LINE:
-        bad = flat[flat % np.uint64(LINE) != 0][0]
+        bad = array[flat % np.uint64(LINE) != 0][0]
         raise RangeError(f"address {bad} is not the address of a line: a multiple of {LINE}")
     if flat.size and int(flat.max()) >= limit:
-        raise RangeError(f"address {array.max()} is outside of the device, which has {limit} bytes")
+        bad = array[flat >= limit][0]
+        raise RangeError(f"address {bad} is outside of the device, which has {limit} bytes")
     return flat
 
 
 def line_array(lines: npt.ArrayLike, count: int) -> Bytes:
     """Lines to write, checked: an (n, 64) uint8 array. Raises RangeError."""
-    array = np.asarray(lines)
+    array = _array(lines, "lines")
     if array.dtype != np.uint8 or array.shape != (count, LINE):
         raise RangeError(
             f"lines are a uint8 array of shape ({count}, {LINE}), not {array.dtype} of {array.shape}"
@@ -380,8 +418,17 @@ def line_array(lines: npt.ArrayLike, count: int) -> Bytes:
     return np.ascontiguousarray(array)
 
 
+def _array(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise RangeError(f"{what} are no array: {error}") from None
+
+
 def _whole_pages(size: Size) -> int:
     count = parse_size(size)
+    if count > LONGEST:
+        raise SizeError(f"{count} bytes are more than a file can have: at most {LONGEST}")
     if count == 0 or count % PAGE:
         raise SizeError(f"{count} bytes are not a size for a device: a positive multiple of the page, {PAGE}")
     return count
@@ -391,11 +438,14 @@ def _system(path: Path, call: Callable[[], T]) -> T:
     """A system call on the image, its failure as one of our errors."""
     try:
         return call()
+    except ValueError as error:
+        raise DeviceInvalid(f"{str(path)!r} is not a path: {error}") from None
     except OSError as error:
         kind: type[PmemError] = DeviceFailed
         hint = ""
         if isinstance(error, FileNotFoundError):
-            kind, hint = DeviceNotFound, ": make one with pmem.create"
+            found = path.parent.is_dir()
+            kind, hint = DeviceNotFound, ": make one with pmem.create" if found else ": make its folder first"
         elif isinstance(error, FileExistsError):
             kind, hint = DeviceExists, ": open it with pmem.open, or pass exist_ok=True"
         elif isinstance(error, PermissionError):

@@ -27,7 +27,7 @@ def parse_size(size: Size) -> int:
     Raises SizeError if it is neither, or negative.
     """
     if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", size)
+        match = re.fullmatch(r"\s*(\d{1,100})\s*([A-Za-z]*)\s*", size)
         unit = _UNITS.get(match[2].upper()) if match else None
         if match is None or unit is None:
             raise SizeError(
@@ -56,10 +56,18 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
-def check_range(offset: int, length: int, limit: int, what: str) -> None:
-    """Refuse a byte range that doesn't lie in [0, limit). Raises RangeError."""
+def check_range(offset: SupportsIndex, length: SupportsIndex, limit: int, what: str) -> tuple[int, int]:
+    """A byte range as Python integers (numpy's wrap around); refused unless it lies in [0, limit).
+
+    Raises RangeError.
+    """
+    try:
+        offset, length = operator.index(offset), operator.index(length)
+    except TypeError:
+        raise RangeError(f"offset {offset!r} and length {length!r} are to be integers, in bytes") from None
     if offset < 0 or length < 0 or offset + length > limit:
         raise RangeError(
             f"{length} bytes at offset {offset} are outside of the {what}, "
             f"which has {limit} bytes (0 to {limit - 1})"
         )
+    return offset, length

@@ -75,7 +75,10 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
     variant: object = None
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        return signature, codegen.magic_tuple(), self.variant
+        code = self._py_func.__code__
+        constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+        body = hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()
+        return signature, codegen.magic_tuple(), self.variant, body
 
 
 def kernel(variant: object = None) -> Callable[[F], F]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import pmem
 from mktme import Controller, Key, Region
+from mktme.crypto import backend
 
 SIZE = 1 << 20
 
@@ -33,3 +35,10 @@ def key() -> Key:
 def region(controller: Controller, key: Key) -> Region:
     """From 64 KiB on, 512 KiB long; offsets and addresses differ."""
     return controller.map(1 << 16, 1 << 19, controller.program_key(key))
+
+
+@pytest.fixture(params=backend.available())
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every backend that this processor has; controllers made in the test use it."""
+    monkeypatch.setattr("mktme.controller.aes_xts", partial(backend.aes_xts, backend=request.param))
+    return str(request.param)

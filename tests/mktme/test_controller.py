@@ -7,12 +7,15 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mktme
 import pmem
@@ -353,3 +356,317 @@ def test_nothing_of_a_controller_is_pickled(controller: Controller, region: Regi
     for thing in (controller, region, region.array(np.uint8)):
         with pytest.raises(TypeError):
             pickle.dumps(thing)
+
+
+def on_media(material: bytes, address: int, plain: bytes) -> bytes:
+    """Whole lines as OpenSSL encrypts them, one data unit each."""
+    made = b""
+    for at in range(0, len(plain), 64):
+        iv = ((address + at) // 64).to_bytes(16, "little")
+        made += Cipher(algorithms.AES(material), modes.XTS(iv)).encryptor().update(plain[at : at + 64])
+    return made
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("aes-xts-128", 32), ("aes-xts-256", 64)])
+@pytest.mark.parametrize("page", [0, 5, (1 << 24) - 2])
+def test_the_medium_holds_what_openssl_makes_of_every_line(
+    tmp_path: Path, engine: str, algorithm: str, size: int, page: int
+) -> None:
+    material = np.random.default_rng(size).bytes(size)
+    with pmem.create(tmp_path / "big.img", "64GiB") as device:
+        controller = Controller(device)
+        keyid = controller.program_key(Key.from_bytes(algorithm, material))
+        region = controller.map(page * PAGE, 2 * PAGE, keyid)
+        model = bytearray(np.random.default_rng(page).bytes(2 * PAGE))
+        region.write(0, model)
+        assert device.read(region.address, 2 * PAGE) == on_media(material, region.address, model)
+        region[1000:3001] = model[1000:3001] = b"a" * 2001
+        region.array(np.uint8, (128, 64))[:, 7] = 3
+        model[7::64] = b"\x03" * 128
+        lines = np.arange(3 * 64, dtype=np.uint8).reshape(3, 64)
+        controller.write_lines(region.address + np.array([64, 0, PAGE + 64]), lines)
+        for number, at in enumerate((64, 0, PAGE + 64)):
+            model[at : at + 64] = lines[number].tobytes()
+        assert device.read(region.address, 2 * PAGE) == on_media(material, region.address, model)
+
+
+def test_ciphertext_written_by_an_attacker_is_decrypted_line_by_line(
+    controller: Controller, region: Region, engine: str
+) -> None:
+    region.fill(0, 0, PAGE)
+    stored = controller.device.read(region.address, PAGE)
+    controller.device.write(region.address + 640, bytes([stored[640] ^ 1]))
+    read = np.frombuffer(region.read(0, PAGE), np.uint8).reshape(-1, 16)
+    assert np.flatnonzero(read.any(axis=1)).tolist() == [40]
+    controller.device.write(region.address, stored[64:128])
+    assert region[0:64] != bytes(64)
+
+
+def test_a_cleared_keyid_reads_and_writes_under_the_tme_key(device: pmem.Device, key: Key) -> None:
+    controller = Controller(device, tme=True)
+    region = controller.map(0, PAGE, controller.program_key(key))
+    controller.clear_key(region.keyid)
+    region[0:64] = b"m" * 64
+    stored = device.read(0, 64)
+    assert garbage(stored, b"m" * 64)
+    controller.unmap(region)
+    assert controller.read(0, 64) == b"m" * 64
+    assert garbage(Controller(device, tme=True).read(0, 64), b"m" * 64)
+
+
+def test_a_power_cycle_wipes_every_key_of_the_table(device: pmem.Device, key: Key) -> None:
+    controller = Controller(device, tme=True)
+    controller.program_key(key)
+    controller.program_key(Key.generate("aes-xts-256"), keyid=63)
+    held = [
+        value
+        for slot in controller.slots
+        if slot is not None
+        for value in vars(slot).values()
+        if isinstance(value, bytearray | np.ndarray)
+    ]
+    assert len(held) >= 3
+    assert all(any(bytes(value)[8:]) for value in held)
+    controller.power_cycle()
+    assert not any(any(bytes(value)[8:]) for value in held)
+
+
+def test_the_last_keyid_of_15_bits_encrypts(device: pmem.Device, key: Key) -> None:
+    controller = Controller(device, 15)
+    region = controller.map(PAGE, PAGE, controller.program_key(key, keyid=0x7FFF))
+    controller.map(3 * PAGE, PAGE, controller.program_key(Key.generate("aes-xts-128")))
+    lines = np.random.default_rng(1).integers(0, 256, (256, 64), dtype=np.uint8)
+    controller.write_lines(np.arange(256) * 64, lines)
+    assert region[:] == lines[64:128].tobytes()
+    assert device.read(PAGE, PAGE) == on_media(bytes(range(32)), PAGE, lines[64:128].tobytes())
+    assert device.read(2 * PAGE, PAGE) == lines[128:192].tobytes()
+    assert (controller.read_lines(np.arange(256) * 64) == lines).all()
+
+
+def test_regions_may_touch_and_sizes_may_be_text(controller: Controller, key: Key) -> None:
+    keyid = controller.program_key(key)
+    first, last = controller.map("0", "64KiB", keyid), controller.map("128KiB", "64 KiB", keyid)
+    between = controller.map(np.int64(1 << 16), 1 << 16, keyid)
+    assert controller.regions == (first, between, last)
+    assert [r.size for r in controller.regions] == [1 << 16] * 3
+
+
+OUTSIDE: list[tuple[int, int]] = [(1 << 20, 1), (-1, 1), ((1 << 20) - 1, 2), (1 << 62, 5), (-(1 << 62), 5)]
+
+
+@pytest.mark.parametrize(("address", "length"), OUTSIDE)
+def test_a_range_outside_of_the_device_is_refused_whole(
+    controller: Controller, region: Region, address: int, length: int
+) -> None:
+    before = controller.device.media.tobytes()
+    for use in (
+        lambda: controller.read(address, length),
+        lambda: controller.read_into(bytearray(length), address),
+        lambda: controller.write(address, bytes(length)),
+    ):
+        with pytest.raises(pmem.RangeError, match="outside of the device"):
+            use()
+    assert controller.device.media.tobytes() == before
+
+
+def test_a_length_that_no_memory_could_hold_is_refused_as_any_other(controller: Controller) -> None:
+    for length in (1 << 60, -1):
+        with pytest.raises(pmem.RangeError):
+            controller.read(0, length)
+
+
+def test_an_address_that_is_no_integer_is_refused_whole(controller: Controller, region: Region) -> None:
+    before = controller.device.media.tobytes()
+    for address in (0.5, "0", None, float(region.address)):
+        uses: tuple[Callable[[Any], Any], ...] = (
+            lambda a: controller.read(a, 4),
+            lambda a: controller.read_into(bytearray(4), a),
+            lambda a: controller.write(a, b"data"),
+        )
+        for use in uses:
+            with pytest.raises((TypeError, pmem.RangeError)):
+                use(address)
+    assert controller.device.media.tobytes() == before
+
+
+def test_reading_lines_at_bad_addresses_is_refused(controller: Controller, region: Region) -> None:
+    for addresses in ([1], [1 << 20], [-64], [0.0], [[0]], ["0"], [True], [1 << 64], 0):
+        with pytest.raises(pmem.RangeError):
+            controller.read_lines(addresses)
+    assert controller.read_lines([]).shape == (0, 64)
+
+
+@given(st.data())
+@settings(derandomize=True, deadline=None, max_examples=40)
+def test_a_request_of_any_place_and_length_is_split_into_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "SPLIT_FROM", 2 * PAGE)
+        start = data.draw(st.integers(0, 1 << 18))
+        size = data.draw(st.integers(1, (1 << 19) - start))
+        threads = data.draw(st.integers(2, 5))
+        with pmem.create(tmp_path_factory.mktemp("split") / "s.img", 1 << 19) as device:
+            key = Key.from_bytes("aes-xts-128", bytes(range(32)))
+            split, alone = (Controller(device, threads=n) for n in (threads, 1))
+            ours, other = (c.map(0, 1 << 19, c.program_key(key)) for c in (split, alone))
+            model = bytearray(np.random.default_rng(size).bytes(1 << 19))
+            other.write(0, model)
+            model[start : start + size] = value = np.random.default_rng(start).bytes(size)
+            ours.write(start, value)
+            assert other.read(0, 1 << 19) == model
+            assert ours.read(start, size) == value
+            assert split.read(start, size) == value
+            out = bytearray(size)
+            ours.read_into(out, start)
+            assert out == value
+
+
+def test_an_error_of_the_calling_threads_piece_comes_after_the_others_have_ended() -> None:
+    ended = []
+
+    def work(first: int, last: int) -> None:
+        if first == 0:
+            raise ValueError("in the first piece")
+        threading.Event().wait(0.05)
+        ended.append(first)
+
+    with pytest.raises(ValueError, match="first piece"):
+        parallel.split(work, 20, 4, 3)
+    assert sorted(ended) == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("length", "grain", "threads"),
+    [(0, 1, 4), (1, 4, 4), (17, 4, 1), (17, 4, 2), (17, 4, 100), (4096 * 7 + 3, 4096, 3)],
+)
+def test_pieces_cover_a_request_once_and_end_at_the_grain(length: int, grain: int, threads: int) -> None:
+    seen: list[tuple[int, int]] = []
+    parallel.split(lambda first, last: seen.append((first, last)), length, grain, threads)
+    seen.sort()
+    assert [first for first, _ in seen] == [0, *(last for _, last in seen[:-1])]
+    assert seen[-1][1] == length
+    assert all(first % grain == 0 for first, _ in seen)
+    assert len(seen) <= threads
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "size"),
+    [(PAGE, 0, 1 << 19), (0, PAGE, 1 << 19), (100, 77, 1 << 18), (77, 100, 1 << 18), (0, 0, 1 << 19)],
+)
+def test_ciphertext_as_plaintext_is_as_if_copied_first(
+    controller: Controller,
+    engine: str,
+    monkeypatch: pytest.MonkeyPatch,
+    source: int,
+    target: int,
+    size: int,
+) -> None:
+    """From the medium of the same device, overlapping, in one region, over regions, and split."""
+    monkeypatch.setattr(parallel, "SPLIT_FROM", 1 << 15)
+    device = controller.device
+    controller.threads = 3
+    keyid = controller.program_key(Key.generate("aes-xts-128"))
+    other = controller.program_key(Key.generate("aes-xts-256"))
+    controller.map(1 << 15, 1 << 16, other)
+    controller.map(1 << 18, 1 << 18, keyid)
+    region = controller.map(1 << 19, 1 << 19, keyid)
+    raw = np.random.default_rng(3).bytes(device.size)
+    device.write(0, raw)
+    controller.write(target, device.media[source : source + size])
+    assert controller.read(target, size) == raw[source : source + size]
+    device.write(0, raw)
+    first, room = region.address + source, min(size, region.size - max(source, target))
+    region.write(target, device.media[first : first + room])
+    assert region.read(target, room) == raw[first : first + room]
+
+
+def test_lines_from_the_medium_are_written_as_if_copied_first(controller: Controller, engine: str) -> None:
+    device = controller.device
+    controller.map(0, 2 * PAGE, controller.program_key(Key.generate("aes-xts-128")))
+    controller.map(4 * PAGE, PAGE, controller.program_key(Key.generate("aes-xts-256")))
+    for shift in (1, -1, 0, 200):
+        device.write(0, np.random.default_rng(1).bytes(1 << 16))
+        lines = device.media[64 * 250 : 64 * 450].reshape(-1, 64)
+        want = lines.copy()
+        addresses = (np.arange(250, 450) + shift) * 64
+        controller.write_lines(addresses, lines)
+        assert (controller.read_lines(addresses) == want).all()
+
+
+@pytest.mark.parametrize("order", ["same", "mixed"])
+def test_of_lines_for_one_address_the_last_stays(controller: Controller, engine: str, order: str) -> None:
+    controller.map(PAGE, PAGE, controller.program_key(Key.generate("aes-xts-128")))
+    controller.map(2 * PAGE, PAGE, controller.program_key(Key.generate("aes-xts-256")))
+    few = np.array([PAGE, PAGE + 64, 2 * PAGE, 0, 5 * PAGE], np.uint64)
+    addresses = np.tile(few[:1] if order == "same" else few, 1000)
+    lines = np.random.default_rng(1).integers(0, 256, (addresses.size, 64), dtype=np.uint8)
+    controller.write_lines(addresses, lines)
+    last = {int(a): line.tobytes() for a, line in zip(addresses, lines, strict=True)}
+    for address, line in last.items():
+        assert controller.read(address, 64) == line
+    read = controller.read_lines(addresses)
+    assert all(row.tobytes() == last[int(a)] for a, row in zip(addresses, read, strict=True))
+
+
+def test_a_full_file_system_refuses_a_write_before_its_first_byte(
+    controller: Controller, region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Space for the first 64 KiB of each write, and none for what follows."""
+    before = controller.device.media.tobytes()
+    real = os.posix_fallocate
+
+    def little(fd: int, start: int, length: int) -> None:
+        if start + length > 2 << 16:
+            raise OSError(28, "No space left on device")
+        real(fd, start, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", little)
+    table = region.array(np.uint8, (1 << 13, 64))
+    for use in (
+        lambda: region.write(0, bytes(1 << 17)),
+        lambda: region.fill(1),
+        lambda: controller.write(0, bytes(1 << 19)),
+        lambda: controller.write_lines([0, 1 << 18], np.ones((2, 64), np.uint8)),
+        lambda: table.__setitem__(..., 1),
+        lambda: table.__setitem__((slice(None), 3), 1),
+        lambda: table.__setitem__(([0, 5000], 3), 1),
+        lambda: table.__iadd__(1),
+        lambda: np.add(np.uint8(1), np.uint8(1), out=table[:, 2:4]),
+        lambda: table.T.__setitem__(..., 1),
+    ):
+        with pytest.raises(pmem.DeviceFull, match="nothing was written"):
+            use()
+    assert controller.device.media.tobytes() == before
+
+
+def test_keys_and_mappings_change_in_several_threads_at_once(controller: Controller, region: Region) -> None:
+    """Each thread has pages and KeyIDs of its own; the table and the map stay consistent."""
+    errors: list[BaseException] = []
+    region.write(0, b"kept")
+
+    def work(number: int) -> None:
+        try:
+            base = (1 << 19) + (1 << 17) + number * 8 * PAGE
+            for turn in range(60):
+                key = Key.from_bytes("aes-xts-128", bytes([turn]) * 16 + bytes([100 + number]) * 16)
+                keyid = controller.program_key(key, keyid=10 + number)
+                mine = [controller.map(base + at * PAGE, PAGE, keyid) for at in (0, 2, 3)]
+                data = np.random.default_rng(turn).bytes(5000)
+                controller.write(base + 5, data)
+                assert controller.read(base + 5, 5000) == data
+                for one in mine:
+                    controller.unmap(one)
+                controller.clear_key(keyid)
+                controller.clear_key(controller.program_key(key))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert controller.regions == (region,)
+    assert region[0:4] == b"kept"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import logging
 import pickle
 import traceback
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mktme import Key, KeyMaterialError
+import pmem
+from mktme import Controller, Key, KeyMaterialError, pconfig
 
 SECRET = bytes(range(100, 164))
 
@@ -97,3 +100,109 @@ def test_a_cleared_key_has_been_overwritten_and_is_refused() -> None:
     with pytest.raises(KeyMaterialError, match="cleared"):
         key.halves()
     key.clear()
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("aes-xts-128", 16), ("aes-xts-256", 32)])
+def test_a_generated_key_fills_both_halves(algorithm: str, size: int) -> None:
+    key = Key.generate(algorithm)
+    assert key.algorithm == algorithm
+    assert not key.cleared
+    for half in key.halves():
+        assert len(half) == size
+        assert len(set(bytes(half))) > size // 4
+
+
+BUFFERS = [
+    bytearray(SECRET[:32]),
+    memoryview(SECRET)[:32],
+    array.array("H", SECRET[:32]),
+    np.frombuffer(SECRET[:32], "<u8"),
+    np.frombuffer(SECRET[:32], ">f4"),
+    np.frombuffer(SECRET[:32], np.uint8).reshape(4, 8),
+]
+
+
+@pytest.mark.parametrize("material", BUFFERS, ids=lambda b: f"{type(b).__name__}-{memoryview(b).format}")
+def test_any_contiguous_buffer_of_the_bytes_makes_the_same_key(material: Any) -> None:
+    made = Key.from_bytes("aes-xts-128", material)
+    assert [bytes(h) for h in made.halves()] == [SECRET[:16], SECRET[16:32]]
+    half = np.frombuffer(SECRET[:16], "<u4")
+    made = Key("aes-xts-128", data_key=half, tweak_key=SECRET[16:32])
+    assert [bytes(h) for h in made.halves()] == [SECRET[:16], SECRET[16:32]]
+
+
+@pytest.mark.parametrize(
+    "material",
+    [None, list(SECRET[:32]), 1.5, memoryview(SECRET)[::2], np.zeros(4, "M8[s]"), object()],
+    ids=lambda m: type(m).__name__,
+)
+def test_what_is_no_contiguous_buffer_is_no_key(material: Any) -> None:
+    with pytest.raises(KeyMaterialError, match="32 bytes"):
+        Key.from_bytes("aes-xts-128", material)
+    with pytest.raises(KeyMaterialError, match="data key of aes-xts-128 is a buffer of 16 bytes"):
+        Key("aes-xts-128", data_key=material, tweak_key=SECRET[:16])
+
+
+def test_a_key_keeps_its_bytes_when_the_callers_buffer_is_wiped() -> None:
+    buffer = bytearray(SECRET[:32])
+    key = Key.from_bytes("aes-xts-128", buffer)
+    buffer[:] = bytes(32)
+    assert [bytes(h) for h in key.halves()] == [SECRET[:16], SECRET[16:32]]
+
+
+@pytest.mark.parametrize(
+    "misplaced",
+    [SECRET[:32], bytearray(SECRET[:32]), SECRET[:32].hex(), list(SECRET[:32]), memoryview(SECRET)],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_key_in_the_place_of_the_algorithm_is_refused_and_not_repeated(misplaced: Any) -> None:
+    for make in (
+        lambda: Key.from_bytes(misplaced, "aes-xts-128"),
+        lambda: Key.generate(misplaced),
+        lambda: Key(misplaced, data_key=SECRET[:16], tweak_key=SECRET[16:32]),
+    ):
+        with pytest.raises(KeyMaterialError, match="aes-xts-128, aes-xts-256") as caught:
+            make()
+        text = "".join(traceback.format_exception(caught.value))
+        assert not any(way in text for way in spelled(SECRET[:8]))
+
+
+def test_no_refusal_that_sees_a_key_repeats_its_bytes(device: pmem.Device) -> None:
+    controller = Controller(device, keyid_bits=1)
+    key = Key.from_bytes("aes-xts-256", SECRET)
+    controller.program_key(key)
+    packed = pconfig.pack(1, pconfig.Command.SET_KEY_DIRECT, "aes-xts-256", SECRET[:32], SECRET[32:])
+    for refused in (
+        lambda: controller.program_key(key),
+        lambda: controller.program_key(key, keyid=9),
+        lambda: controller.pconfig(packed[:-1]),
+        lambda: controller.pconfig(packed[:5] + b"\xff" + packed[6:]),
+        lambda: pconfig.pack(1, pconfig.Command.SET_KEY_DIRECT, "aes-xts-128", SECRET * 2),
+        lambda: Key("aes-xts-256", data_key=SECRET[:32], tweak_key=SECRET[:32]),
+        lambda: pickle.dumps(controller),
+        lambda: copy.copy(key),
+    ):
+        with pytest.raises((ValueError, LookupError, RuntimeError, TypeError)) as caught:
+            refused()
+        text = "".join(traceback.format_exception(caught.value)) + repr(caught.value.args)
+        for part in (SECRET[:8], SECRET[32:40]):
+            assert not any(way in text for way in spelled(part))
+    texts = [repr(controller), str(controller), repr(controller.map(0, 4096, 1))]
+    assert not any(way in text for text in texts for way in spelled(SECRET[:8]))
+
+
+def test_views_of_a_key_read_as_zeros_once_it_is_cleared() -> None:
+    key = Key.generate("aes-xts-256")
+    data, tweak = key.halves()
+    assert any(data)
+    assert any(tweak)
+    key.clear()
+    assert (bytes(data), bytes(tweak)) == (bytes(32), bytes(32))
+
+
+def test_a_programmed_key_outlives_the_callers_copy(controller: Controller) -> None:
+    key = Key.from_bytes("aes-xts-128", SECRET[:32])
+    region = controller.map(0, 4096, controller.program_key(key))
+    region[0:5] = b"hello"
+    key.clear()
+    assert region[0:5] == b"hello"

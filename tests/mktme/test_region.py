@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import array
+import ctypes
+import mmap
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mktme
 import pmem
@@ -184,3 +188,137 @@ def test_persist_flushes_the_pages_of_its_range(region: Region, monkeypatch: pyt
     region.persist(100, 28)
     region.flush(5)
     assert calls == [(region.address + 100, 28), (region.address + 5, region.size - 5)]
+
+
+@given(st.data())
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_any_sequence_of_slices_is_that_of_a_bytearray(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    """Slices as Python takes them: negative, open, past the end."""
+    size = 2 * 4096
+    bound = st.one_of(st.none(), st.integers(-size - 100, size + 100))
+    with pmem.create(tmp_path_factory.mktemp("slices") / "p.img", 4 * 4096) as device:
+        controller = Controller(device, tme=True)
+        region = controller.map(4096, size, controller.program_key(Key.generate("aes-xts-128")))
+        model = bytearray(np.random.default_rng(1).bytes(size))
+        region[:] = model
+        around = device.read(0, 4096), device.read(3 * 4096, 4096)
+        for _ in range(data.draw(st.integers(1, 8))):
+            place = slice(data.draw(bound), data.draw(bound))
+            assert region[place] == model[place]
+            value = np.random.default_rng(data.draw(st.integers(0, 99))).bytes(len(model[place]))
+            region[place] = value
+            if value:
+                model[place] = value
+            assert region[:] == model
+        assert (device.read(0, 4096), device.read(3 * 4096, 4096)) == around
+
+
+class Pair(ctypes.Structure):
+    """A C structure, as a caller may have one."""
+
+    _fields_ = (("a", ctypes.c_int), ("b", ctypes.c_double))
+
+
+def room(kind: str) -> Any:
+    """A writable buffer of some kind, not all zeros."""
+    raw = np.random.default_rng(5).integers(1, 200, 96, dtype=np.uint8)
+    if kind == "mmap":
+        made = mmap.mmap(-1, 96)
+        made[:] = raw.tobytes()
+        return made
+    if kind == "ctypes":
+        return (Pair * 6).from_buffer_copy(raw)
+    if kind == "matrix":
+        return raw.reshape(3, 4, 8)
+    if kind == "slice":
+        return memoryview(bytearray(raw))[8:88].cast("I")
+    return raw.view(kind)
+
+
+KINDS = ("?", "i1", ">i2", "<u4", "f2", ">f8", "c16", "M8[s]", "S12", "U3", "V6", "i4,f8", "mmap", "ctypes")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "matrix", "slice"])
+@pytest.mark.parametrize("offset", [0, 61])
+def test_a_buffer_of_any_kind_is_its_bytes(region: Region, engine: str, kind: str, offset: int) -> None:
+    buffer = room(kind)
+    data = buffer.tobytes() if isinstance(buffer, np.ndarray) else bytes(buffer)
+    region.fill(0xAA, 0, 512)
+    region.write(offset, buffer)
+    assert region.read(0, 512) == b"\xaa" * offset + data + b"\xaa" * (512 - offset - len(data))
+    region.fill(1, offset, len(data))
+    region.read_into(buffer, offset)
+    read = buffer.tobytes() if isinstance(buffer, np.ndarray) else bytes(buffer)
+    assert read == b"\x01" * len(data)
+    region[offset : offset + len(data)] = buffer
+    assert region.read(offset, len(data)) == b"\x01" * len(data)
+
+
+@pytest.mark.parametrize("value", [0.5, "0", None, 1.0])
+def test_an_offset_that_is_no_integer_is_refused_whole(region: Region, value: Any) -> None:
+    before = region.device.media.tobytes()
+    for use in (
+        lambda: region.read(value, 4),
+        lambda: region.read(0, value),
+        lambda: region.read_into(bytearray(4), value),
+        lambda: region.write(value, b"data"),
+        lambda: region.fill(1, value, 4),
+        lambda: region.fill(value),
+        lambda: region.array(np.uint8, 4, value),
+        lambda: region.__setitem__(0, value),
+    ):
+        with pytest.raises(TypeError):
+            use()
+    assert region.device.media.tobytes() == before
+
+
+def test_a_read_into_a_buffer_that_is_too_long_leaves_it(region: Region) -> None:
+    buffer = bytearray(b"x" * 100)
+    with pytest.raises(mktme.RegionError):
+        region.read_into(buffer, region.size - 99)
+    assert buffer == b"x" * 100
+
+
+def test_the_first_and_last_byte_are_reached_and_neighbours_are_not(controller: Controller) -> None:
+    keyid = controller.program_key(Key.generate("aes-xts-128"))
+    before, region, after = (controller.map(at * 4096, 4096, keyid) for at in (0, 1, 2))
+    before.fill(1)
+    after.fill(2)
+    for place in (0, 63, 64, 4095, -1, -4096):
+        region[place] = 9
+        assert region[place] == 9
+    region.fill(7)
+    region.write(1, b"y" * 4095)
+    assert before[:] == b"\x01" * 4096
+    assert after[:] == b"\x02" * 4096
+
+
+def test_an_unmapped_region_refuses_even_what_touches_no_byte(controller: Controller, region: Region) -> None:
+    table = region.array(np.uint8, (2, 3))
+    empty = region.array(np.uint8, (0, 3))
+    controller.unmap(region)
+    for use in (
+        lambda: region.fill(1, 0, 0),
+        lambda: region.write(0, b""),
+        lambda: region.read_into(bytearray()),
+        lambda: region.__setitem__(slice(0, 0), b""),
+        lambda: region.flush(0, 0),
+        lambda: region.drain(),
+        lambda: np.asarray(empty),
+        lambda: empty.__setitem__(..., 1),
+        lambda: table.__iadd__(1),
+        lambda: table.sum(),
+        lambda: controller.unmap(region),
+    ):
+        with pytest.raises(mktme.RegionUnmapped):
+            use()
+
+
+def test_what_is_persisted_is_in_the_file_when_the_call_returns(region: Region) -> None:
+    region.write(10, b"data" * 100)
+    region.persist(10, 400)
+    with region.device.path.open("rb") as file:
+        file.seek(region.address)
+        assert file.read(4096) == region.device.read(region.address, 4096)
