@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mktme.errors import RegionError
+from pmem.device import CHUNK_BITS
 
 if TYPE_CHECKING:
     from mktme.region import Region
 
 BLOCK = 1 << 20  # bytes of elements that are worked on at once
 RUNS = 1 << 14  # runs whose addresses are listed at once
-SPACE = 1 << 16  # bytes of file space that a device reserves at once
+SPACE = 1 << CHUNK_BITS  # bytes of file space that a device reserves at once
 
 Array = npt.NDArray[Any]
 

@@ -8,10 +8,9 @@ is read with: a wrong one yields garbage, as in the hardware.
 
 from __future__ import annotations
 
-import operator
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -264,7 +263,7 @@ class Controller:
 
         Raises pmem.RangeError, DeviceClosed, DeviceChanged.
         """
-        check_range(address, length, self.size, "device")
+        address, length = check_range(address, length, self.size, "device")
         out = np.empty(length, np.uint8)
         self.read_into(out, address)
         return out.tobytes()
@@ -272,8 +271,7 @@ class Controller:
     def read_into(self, buffer: Any, address: int = 0) -> None:
         """Fill a writable contiguous buffer from any range. Raises as `read`."""
         out = buffer_bytes(buffer, writable=True)
-        address = operator.index(address)
-        check_range(address, out.size, self.size, "device")
+        address, _ = check_range(address, out.size, self.size, "device")
         media = self.device.mapping()
         for first, last, keyid in self._segments(address, out.size):
             self.decrypt(keyid, media, first, out[first - address : last - address])
@@ -284,8 +282,7 @@ class Controller:
         Raises as `read`, and pmem.ReadOnlyDevice, DeviceFull; nothing is written then.
         """
         source = buffer_bytes(data)
-        address = operator.index(address)
-        check_range(address, source.size, self.size, "device")
+        address, _ = check_range(address, source.size, self.size, "device")
         media = self.device.mapping()
         source = _apart(source, media)
         if source.size:
@@ -295,33 +292,25 @@ class Controller:
 
     def decrypt(self, keyid: int, media: Bytes, start: int, out: Bytes) -> None:
         """The read path below the page map: checked bytes of one KeyID, over several threads."""
-        cipher, base = self.cipher(keyid), self.device.base
-        if out.size < parallel.SPLIT_FROM:
-            return cipher.read(media, base, start, out)
-        # Pieces end at page boundaries of the medium, so that no line is shared.
-        head = -start % PAGE
-        parallel.split(
-            lambda a, b: cipher.read(media, base, start + (a and a + head), out[a and a + head : b + head]),
-            out.size - head,
-            PAGE,
-            self.threads,
-        )
-        return None
+        self._split(self.cipher(keyid).read, media, start, out)
 
     def encrypt(self, keyid: int, media: Bytes, start: int, data: Bytes) -> None:
         """The write path below the page map; see `decrypt`."""
-        cipher, base = self.cipher(keyid), self.device.base
+        self._split(self.cipher(keyid).write, media, start, _apart(data, media))
+
+    def _split(
+        self, call: Callable[[Bytes, int, int, Bytes], None], media: Bytes, start: int, data: Bytes
+    ) -> None:
+        """A request in pieces that end at page boundaries of the medium, so that they share no line."""
+        base, head = self.device.base, -start % PAGE
         if data.size < parallel.SPLIT_FROM:
-            return cipher.write(media, base, start, data)
-        data = _apart(data, media)
-        head = -start % PAGE
-        parallel.split(
-            lambda a, b: cipher.write(media, base, start + (a and a + head), data[a and a + head : b + head]),
-            data.size - head,
-            PAGE,
-            self.threads,
-        )
-        return None
+            return call(media, base, start, data)
+
+        def work(first: int, last: int) -> None:
+            first = first and first + head
+            call(media, base, start + first, data[first : last + head])
+
+        return parallel.split(work, data.size - head, PAGE, self.threads)
 
     def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
         """Scattered lines, over any regions: (n,) line-aligned addresses to (n, 64) uint8.

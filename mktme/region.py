@@ -62,19 +62,31 @@ class Region:
             raise RegionUnmapped(f"the region at {self.address} has been unmapped: map it again")
         return self._controller
 
-    def check(self, offset: int, length: int) -> None:
-        """Refuse a range that is not in the region. Raises RegionError; TypeError for no integers."""
-        if operator.index(offset) < 0 or operator.index(length) < 0 or offset + length > self.size:
+    def check(self, offset: SupportsIndex, length: SupportsIndex) -> tuple[int, int]:
+        """A range as Python integers (numpy's wrap around). Raises RegionError if it is not in the region."""
+        try:
+            start, count = operator.index(offset), operator.index(length)
+        except TypeError:
             raise RegionError(
-                f"{length} bytes at offset {offset} are outside of the region, which has {self.size} bytes"
+                f"offset {offset!r} and length {length!r} are to be integers, in bytes"
+            ) from None
+        if start < 0 or count < 0 or start + count > self.size:
+            raise RegionError(
+                f"{count} bytes at offset {start} are outside of the region, which has {self.size} bytes"
             )
+        return start, count
+
+    def _to_end(self, offset: SupportsIndex, length: SupportsIndex | None) -> tuple[int, int]:
+        """The same for a length that is by default what is left."""
+        start, _ = self.check(offset, 0)
+        return self.check(start, self.size - start if length is None else length)
 
     def read(self, offset: int, length: int) -> bytes:
         """Plaintext of a range.
 
         Raises RegionError, RegionUnmapped, pmem.DeviceClosed, pmem.DeviceChanged.
         """
-        self.check(offset, length)
+        offset, length = self.check(offset, length)
         if length <= SMALL:
             out = np.empty(length, np.uint8)
             self._read(offset, out)
@@ -92,7 +104,7 @@ class Region:
         Raises as `read`; pmem.RangeError if the buffer is not writable and contiguous.
         """
         out = buffer_bytes(buffer, writable=True)
-        self.check(offset, out.size)
+        offset, _ = self.check(offset, out.size)
         self._read(offset, out)
 
     def write(self, offset: int, data: Any) -> None:
@@ -101,7 +113,7 @@ class Region:
         Raises as `read`, and pmem.ReadOnlyDevice, pmem.DeviceFull; nothing is written then.
         """
         source = buffer_bytes(data)
-        self.check(offset, source.size)
+        offset, _ = self.check(offset, source.size)
         self._write(offset, source)
 
     def fill(self, value: int = 0, offset: int = 0, length: int | None = None) -> None:
@@ -109,8 +121,7 @@ class Region:
 
         Raises as `write`, and RegionError for a value outside of 0 to 255.
         """
-        length = self.size - offset if length is None else length
-        self.check(offset, length)
+        offset, length = self._to_end(offset, length)
         if not 0 <= operator.index(value) <= 255:
             raise RegionError(f"{value} is not the value of a byte: 0 to 255")
         self.mapping()
@@ -142,8 +153,7 @@ class Region:
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make a range durable, by default to the end. Raises RegionError, pmem.DeviceFailed ..."""
-        length = self.size - offset if length is None else length
-        self.check(offset, length)
+        offset, length = self._to_end(offset, length)
         self.mapping().flush(self.address + offset, length)
 
     def drain(self) -> None:
@@ -173,9 +183,9 @@ class Region:
             raise RegionError(
                 f"an array of {kind} can't lie in memory: choose a dtype of a fixed size without objects"
             )
+        offset, room = self._to_end(offset, None)
         if shape is None:
-            self.check(offset, 0)
-            dimensions: tuple[int, ...] = ((self.size - offset) // max(1, lone.nbytes),)
+            dimensions: tuple[int, ...] = (room // max(1, lone.nbytes),)
         else:
             listed = shape if isinstance(shape, tuple | list) else (shape,)
             dimensions = tuple(operator.index(n) for n in listed)
