@@ -59,7 +59,8 @@ class Device:
     A device is one of the memories that can be chained: it reads and writes bytes and 64-byte
     lines by address. Reads and writes may run in several threads at once (two that overlap have
     no defined order); opening and closing belong to one thread. After a fork only one of the
-    processes may go on using it.
+    processes may go on using it. On tmpfs, where a hole takes space when it is read too, reading
+    one while the file system is full kills the process.
 
     Attributes: `path` (pathlib.Path), `size` (bytes), `mode` ("r+" or "r"), `store_granularity`
     (StoreGranularity), `closed` (bool), `base` (address of the mapping in this process).
@@ -131,7 +132,7 @@ class Device:
         """
         view = self._bytes
         if view is None:
-            raise DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
+            raise self._has_been_closed()
         now = os.lseek(self._fd, 0, os.SEEK_END)
         if now != self.size:
             del view  # an error keeps the locals of its frames, and the device open with them
@@ -169,9 +170,12 @@ class Device:
             for chunk in np.unique(missing).tolist() if missing.size else ():
                 self._allocate(chunk, chunk)
 
+    def _has_been_closed(self) -> DeviceClosed:
+        return DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
+
     def _check_writable(self) -> None:
         if self._bytes is None:
-            raise DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
+            raise self._has_been_closed()
         if self.mode == "r":
             raise ReadOnlyDevice(
                 errno.EACCES,
@@ -478,6 +482,8 @@ def _lock(fd: int, path: Path) -> None:
             'the image is open for writing elsewhere: close it there, or open it with mode="r"',
             str(path),
         ) from None
+    except OSError as error:
+        raise DeviceFailed(error.errno, f"can't lock the image ({error.strerror})", str(path)) from None
 
 
 def _take(fd: int, path: Path, mode: Literal["r+", "r"]) -> Device:

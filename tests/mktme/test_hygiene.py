@@ -162,12 +162,16 @@ SCAN = """if 1:
             key = mktme.Key.generate(algorithm)
             halves = [np.invert(half).tobytes() for half in key.halves()]
             keyid = controller.program_key(key)
+            packed = mktme.pconfig.pack(9, mktme.pconfig.Command.SET_KEY_DIRECT, algorithm, *key.halves())
+            assert controller.pconfig(packed) == 0
+            packed[:] = bytes(256)
             region = controller.map(0, "1MiB", keyid)
             region.write(3, bytes(100_000))
             region.array(np.uint16, (100, 100), 5)[:, 3] += 1
             assert all(found(half) for half in halves), "the scan finds a key that is there"
             key.clear()
             controller.clear_key(keyid)
+            controller.clear_key(9)
             assert [found(half) for half in halves] == [0, 0], "a cleared key is still in memory"
     print("clean")
 """

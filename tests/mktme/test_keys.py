@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import builtins
 import copy
+import io
 import logging
 import pickle
 import traceback
@@ -198,6 +200,42 @@ def test_views_of_a_key_read_as_zeros_once_it_is_cleared() -> None:
     assert any(tweak)
     key.clear()
     assert (bytes(data), bytes(tweak)) == (bytes(32), bytes(32))
+
+
+def test_a_generated_key_leaves_nothing_in_the_buffer_it_was_drawn_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Any] = []
+
+    class Source(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            drawn.append(buffer)
+            buffer[:] = SECRET[:32]
+            return 32
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "open", lambda *_, **__: Source())
+        key = Key.generate("aes-xts-128")
+    assert bytes(key.halves()[0]) == SECRET[:16]
+    assert [bytes(buffer) for buffer in drawn] == [bytes(32)]
+
+
+def test_keys_that_a_controller_draws_for_itself_are_cleared(
+    device: pmem.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, drawn = Key.generate, []
+
+    def noted(algorithm: str) -> Key:
+        drawn.append(real(algorithm))
+        return drawn[-1]
+
+    monkeypatch.setattr(Key, "generate", noted)
+    controller = Controller(device, tme=True)
+    random = pconfig.pack(1, pconfig.Command.SET_KEY_RANDOM, "aes-xts-128")
+    assert controller.pconfig(random) is pconfig.Status.PROG_SUCCESS
+    controller.power_cycle()
+    assert len(drawn) == 3
+    assert all(key.cleared for key in drawn)
 
 
 def test_a_programmed_key_outlives_the_callers_copy(controller: Controller) -> None:

@@ -269,9 +269,45 @@ def test_an_offset_that_is_no_integer_is_refused_whole(region: Region, value: An
         lambda: region.array(np.uint8, 4, value),
         lambda: region.__setitem__(0, value),
     ):
-        with pytest.raises(TypeError):
+        with pytest.raises((mktme.RegionError, TypeError), match="integer"):
             use()
     assert region.device.media.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "offset",
+    [np.int64((1 << 63) - 1), np.uint64((1 << 64) - 1), np.int32((1 << 31) - 1), np.int8(-1), 1 << 64],
+    ids=repr,
+)
+def test_an_offset_of_numpys_does_not_wrap_around(region: Region, offset: Any) -> None:
+    before = region.device.media.tobytes()
+    for use in (
+        lambda: region.read(offset, 5),
+        lambda: region.read(offset, np.int64(5)),
+        lambda: region.read(5, offset),
+        lambda: region.read_into(bytearray(5), offset),
+        lambda: region.write(offset, b"hello"),
+        lambda: region.fill(1, offset, 5),
+        lambda: region.fill(1, offset),
+        lambda: region.persist(offset, 5),
+        lambda: region.array(np.uint8, 5, offset),
+        lambda: region.array(np.uint8, None, offset),
+    ):
+        with pytest.raises(mktme.RegionError, match="outside of the region"):
+            use()
+    assert region.device.media.tobytes() == before
+
+
+def test_integers_of_numpys_are_as_good_as_pythons(region: Region) -> None:
+    region.fill(0, 0, 1000)
+    region.write(np.uint8(200), bytes(range(100)))
+    assert region.read(np.uint8(200), np.uint8(100)) == bytes(range(100))
+    assert region[np.int8(100) : np.int16(300)] == bytes(100) + bytes(range(100))
+    assert region[np.uint8(201)] == 1
+    region.fill(np.uint8(7), np.uint8(250), np.uint8(250))
+    assert region.read(200, 400) == bytes(range(50)) + b"\x07" * 250 + bytes(100)
+    assert region.array(np.uint8, np.uint8(200), np.uint8(250)).sum() == 7 * 200
+    region.persist(np.uint8(250), np.uint8(250))
 
 
 def test_a_read_into_a_buffer_that_is_too_long_leaves_it(region: Region) -> None:
@@ -314,6 +350,14 @@ def test_an_unmapped_region_refuses_even_what_touches_no_byte(controller: Contro
     ):
         with pytest.raises(mktme.RegionUnmapped):
             use()
+
+
+def test_persist_drains_after_it_has_flushed(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for name in ("flush", "drain"):
+        monkeypatch.setattr(type(region.device), name, lambda *_, name=name: calls.append(name))
+    region.persist(100, 28)
+    assert calls == ["flush", "drain"]
 
 
 def test_what_is_persisted_is_in_the_file_when_the_call_returns(region: Region) -> None:

@@ -1,42 +1,30 @@
-"""The device: what is on the file, who may write, and every way to fail."""
+"""The device: what is on the file, who may write, what is asked of the system."""
 
 from __future__ import annotations
 
-import array
+import copy
+import errno
 import mmap
 import os
 import pickle
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import pmem
 import pmem.device
-from pmem import PAGE, Device
+from pmem import PAGE, StoreGranularity
 
 MIB = 1 << 20
+PATTERN = bytes(range(1, 129)) * 32  # a page without a zero
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "pool.img"
-
-
-def child(code: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_a_new_image_is_sparse_zero_and_as_long_as_asked(path: Path) -> None:
-    with pmem.create(path, "64MiB") as device:
+@pytest.mark.parametrize("size", ["64MiB", 64 * MIB, np.uint32(64 * MIB)])
+def test_a_new_image_is_sparse_zero_and_as_long_as_asked(path: Path, size: Any) -> None:
+    with pmem.create(path, size) as device:
         assert device.size == path.stat().st_size == 64 * MIB
         assert path.stat().st_blocks == 0
         assert not device.media[:: 1 << 16].any()
@@ -44,11 +32,28 @@ def test_a_new_image_is_sparse_zero_and_as_long_as_asked(path: Path) -> None:
     assert device.closed
 
 
+def test_an_image_takes_room_where_it_was_written_only(path: Path) -> None:
+    with pmem.create(path, "1GiB") as device:
+        for offset in (0, 512 * MIB, 1024 * MIB - 1):
+            device.write(offset, b"x")
+        device.persist()
+    assert 0 < path.stat().st_blocks * 512 <= MIB
+
+
 def test_the_file_holds_the_bytes_and_nothing_else(path: Path) -> None:
     with pmem.create(path, 2 * PAGE) as device:
         device.write(100, b"hello")
         device.persist(100, 5)
     assert path.read_bytes() == bytes(100) + b"hello" + bytes(2 * PAGE - 105)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_what_was_written_is_there_when_the_image_is_opened_again(path: Path) -> None:
+    with pmem.create(path, 2 * PAGE) as device:
+        device.write(PAGE - 3, b"across")
+    for mode in ("r", "r+"):
+        with pmem.open(path, mode) as device:  # type: ignore[arg-type]
+            assert device.read(PAGE - 3, 6) == b"across"
 
 
 def test_a_file_of_whole_pages_from_elsewhere_is_an_image(path: Path) -> None:
@@ -57,7 +62,14 @@ def test_a_file_of_whole_pages_from_elsewhere_is_an_image(path: Path) -> None:
         assert device.read(255, 3) == b"\xff\x00\x01"
 
 
-@pytest.mark.parametrize("size", [0, 1, 4095, 4097, "1KiB", "nonsense", -4096])
+def test_a_path_is_text_or_a_path(path: Path) -> None:
+    with pmem.create(str(path), PAGE) as device:
+        assert device.path == path
+    with pmem.open(str(path)) as device:
+        assert device.path == path
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4097, "1KiB", "nonsense", -4096, 1.5, None, 1 << 63, "9PiB9"])
 def test_a_size_that_is_not_whole_pages_is_refused_and_no_file_made(path: Path, size: Any) -> None:
     with pytest.raises(pmem.SizeError):
         pmem.create(path, size)
@@ -72,20 +84,28 @@ def test_a_size_that_the_file_system_refuses_leaves_no_file(path: Path) -> None:
 
 
 def test_creating_over_a_file_is_refused_and_leaves_it(path: Path) -> None:
-    path.write_bytes(b"x" * PAGE)
-    with pytest.raises(pmem.DeviceExists, match="exist_ok"):
+    path.write_bytes(PATTERN)
+    with pytest.raises(pmem.DeviceExists, match="exist_ok") as caught:
         pmem.create(path, PAGE)
-    assert path.read_bytes() == b"x" * PAGE
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == PATTERN
 
 
 def test_exist_ok_opens_an_image_of_that_size_only(path: Path) -> None:
-    path.write_bytes(b"x" * PAGE)
     with pmem.create(path, PAGE, exist_ok=True) as device:
-        assert device.read(0, 1) == b"x"
-    with pytest.raises(pmem.SizeError, match=f"has {PAGE} bytes, not {2 * PAGE}"):
+        device.write(0, PATTERN)
+    with pmem.create(path, PAGE, exist_ok=True) as device:
+        assert device.read(0, PAGE) == PATTERN
+    with pytest.raises(pmem.SizeError, match=f"has {PAGE} bytes, not {2 * PAGE}") as caught:
         pmem.create(path, 2 * PAGE, exist_ok=True)
-    with pmem.open(path):
-        pass  # and the refusal left no lock
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == PATTERN
+    pmem.open(path).close()  # the refusal left no lock
+
+
+def test_exist_ok_does_not_get_around_the_lock(path: Path) -> None:
+    with pmem.create(path, PAGE), pytest.raises(pmem.DeviceLocked, match=str(path)):
+        pmem.create(path, PAGE, exist_ok=True)
 
 
 def test_what_can_not_be_an_image_is_refused_by_its_path(tmp_path: Path) -> None:
@@ -99,36 +119,155 @@ def test_what_can_not_be_an_image_is_refused_by_its_path(tmp_path: Path) -> None
         for mode in ("r+", "r"):
             with pytest.raises(pmem.DeviceInvalid, match=str(bad)):
                 pmem.open(bad, mode)  # type: ignore[arg-type]
-    with pytest.raises(pmem.DeviceNotFound, match=r"pmem\.create"):
-        pmem.open(tmp_path / "none")
+        with pytest.raises((pmem.DeviceInvalid, pmem.DeviceDenied), match=str(bad)):
+            pmem.create(bad, PAGE, exist_ok=True)
+    assert short.read_bytes() == b"x" * 100
+    assert empty.read_bytes() == b""
+
+
+@pytest.mark.parametrize("mode", ["w", "rb", "", None, ["r"]])
+def test_a_mode_other_than_the_two_is_refused(path: Path, mode: Any) -> None:
+    path.write_bytes(PATTERN)
     with pytest.raises(pmem.RangeError, match="mode"):
-        pmem.open(short, "w")  # type: ignore[arg-type]
+        pmem.open(path, mode)
+    assert path.read_bytes() == PATTERN
+
+
+@pytest.mark.parametrize("exist_ok", [False, True])
+def test_a_path_that_can_not_be_is_refused_with_the_way_out(tmp_path: Path, exist_ok: bool) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.touch()
+    link.symlink_to(tmp_path / "nowhere")
+    for bad, kind, says in (
+        (tmp_path / "no" / "pool.img", pmem.DeviceNotFound, "make its folder first"),
+        (tmp_path / ("x" * 300), pmem.DeviceFailed, "too long"),
+        (file / "pool.img", pmem.DeviceFailed, "Not a directory"),
+        (tmp_path / "nul\0byte", pmem.DeviceInvalid, "not a path"),
+        (link, pmem.DeviceNotFound if exist_ok else pmem.DeviceExists, "link"),
+    ):
+        with pytest.raises(kind, match=says):
+            pmem.create(bad, PAGE, exist_ok=exist_ok)
+    assert sorted(tmp_path.iterdir()) == [file, link]
+
+
+def test_an_image_that_is_not_there_is_not_opened_nor_made(path: Path) -> None:
+    for mode in ("r+", "r"):
+        with pytest.raises(pmem.DeviceNotFound, match=r"pmem\.create") as caught:
+            pmem.open(path, mode)  # type: ignore[arg-type]
+        assert str(path) in str(caught.value)
+    assert not path.exists()
+
+
+STAGES = [
+    ("fcntl.flock", (BlockingIOError, errno.EWOULDBLOCK, "busy"), pmem.DeviceLocked),
+    ("fcntl.flock", (OSError, errno.ENOLCK, "no locks"), pmem.DeviceFailed),
+    ("os.ftruncate", (OSError, errno.ENOSPC, "full"), pmem.DeviceFull),
+    ("os.ftruncate", (KeyboardInterrupt,), KeyboardInterrupt),
+    ("mmap.mmap", (OSError, errno.ENOMEM, "no memory"), pmem.DeviceFailed),
+    ("of_synchronous_mapping", (OSError, errno.EIO, "broken"), pmem.DeviceFailed),
+    ("np.frombuffer", (KeyboardInterrupt,), KeyboardInterrupt),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "kind"), STAGES, ids=[f"{n}-{k.__name__}" for n, _, k in STAGES])
+def test_creating_that_fails_midway_leaves_no_file_and_opening_leaves_the_file_as_it_was(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raising: Callable[..., Callable[..., Any]],
+    descriptors: Callable[[Path], int],
+    name: str,
+    error: Any,
+    kind: type[BaseException],
+) -> None:
+    other = path.with_name("other.img")
+    other.write_bytes(PATTERN)
+    real = mmap.mmap
+    with monkeypatch.context() as patch:
+        if name == "of_synchronous_mapping":  # which is asked where the kernel grants MAP_SYNC
+            patch.setattr(pmem.device.mmap, "mmap", lambda fd, size, flags=1, prot=3: real(fd, size, 1, prot))
+        patch.setattr(f"pmem.device.{name}", raising(*error))
+        calls: list[Callable[[], Any]] = [lambda: pmem.create(path, PAGE)]
+        if name != "os.ftruncate":
+            calls.append(lambda: pmem.open(other))
+        for call in calls:
+            with pytest.raises(kind) as caught:
+                call()
+            if kind is not KeyboardInterrupt:
+                assert str(path.parent) in str(caught.value)
+            del caught
+    assert not path.exists()
+    assert other.read_bytes() == PATTERN
+    assert descriptors(path) == descriptors(other) == 0
+    pmem.open(other).close()
 
 
 def test_one_writer_at_a_time_in_one_process(path: Path) -> None:
-    with pmem.create(path, PAGE):
-        with pytest.raises(pmem.DeviceLocked, match=str(path)):
+    with pmem.create(path, PAGE) as device:
+        device.write(0, b"kept")
+        with pytest.raises(pmem.DeviceLocked, match=str(path)) as caught:
             pmem.open(path)
+        assert 'mode="r"' in str(caught.value)
+        assert device.read(0, 4) == b"kept"
         with pmem.open(path, "r") as reader:
             assert reader.mode == "r"
     with pmem.open(path):
         pass
 
 
-def test_one_writer_at_a_time_over_processes(path: Path) -> None:
-    code = "import sys, pmem; pmem.open(sys.argv[1])"
-    with pmem.create(path, PAGE):
-        run = child(code, path)
-        assert run.returncode == 1
-        assert "DeviceLocked" in run.stderr
-        assert str(path) in run.stderr
-    assert child(code, path).returncode == 0
-
-
-def test_a_reader_sees_what_a_writer_stores(path: Path) -> None:
-    with pmem.create(path, PAGE) as writer, pmem.open(path, "r") as reader:
+def test_a_reader_keeps_no_writer_out_and_sees_what_it_stores(path: Path) -> None:
+    pmem.create(path, PAGE).close()
+    with pmem.open(path, "r") as reader, pmem.open(path, "r") as second, pmem.open(path) as writer:
         writer.write(7, b"live")
-        assert reader.read(7, 4) == b"live"
+        assert reader.read(7, 4) == second.read(7, 4) == b"live"
+
+
+def test_a_device_that_is_dropped_gives_up_its_lock_with_its_last_array(
+    path: Path, descriptors: Callable[[Path], int]
+) -> None:
+    media = pmem.create(path, PAGE).media
+    with pytest.raises(pmem.DeviceLocked):
+        pmem.open(path)
+    assert media[0] == 0
+    del media
+    pmem.open(path).close()
+    assert descriptors(path) == 0
+
+
+@pytest.mark.parametrize("answer", [StoreGranularity.BYTE, StoreGranularity.CACHE_LINE])
+def test_a_synchronous_mapping_is_asked_for_first_and_what_was_got_is_reported(
+    path: Path, monkeypatch: pytest.MonkeyPatch, answer: StoreGranularity
+) -> None:
+    asked: list[int] = []
+    granted = True
+    real = mmap.mmap
+
+    def fake(fd: int, size: int, flags: int = mmap.MAP_SHARED, prot: int = 3) -> mmap.mmap:
+        if fd >= 0:
+            asked.append(flags)
+            if flags != mmap.MAP_SHARED and not granted:
+                raise OSError(errno.EOPNOTSUPP, "no DAX")
+        return real(fd, size, flags=mmap.MAP_SHARED, prot=prot)
+
+    monkeypatch.setattr(pmem.device.mmap, "mmap", fake)
+    monkeypatch.setattr(pmem.device, "of_synchronous_mapping", lambda fd: answer)
+    synchronous = 0x80003  # MAP_SYNC | MAP_SHARED_VALIDATE
+    with pmem.create(path, PAGE) as device:
+        assert device.store_granularity is answer
+        assert asked == [synchronous]
+    granted = False
+    for mode in ("r+", "r"):
+        asked.clear()
+        with pmem.open(path, mode) as device:  # type: ignore[arg-type]
+            assert device.store_granularity is StoreGranularity.PAGE
+            assert asked == [synchronous, mmap.MAP_SHARED]
+
+
+def test_base_is_where_the_file_is_mapped(path: Path) -> None:
+    with pmem.create(path, 4 * PAGE) as device:
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        spans = [fields[0] for fields in maps if fields[-1] == str(path)]
+        assert spans == [f"{device.base:x}-{device.base + 4 * PAGE:x}"]
+        assert device.mapping().ctypes.data == device.media.ctypes.data == device.base
 
 
 def test_media_is_read_only_and_shows_the_mapping(path: Path) -> None:
@@ -138,305 +277,56 @@ def test_media_is_read_only_and_shows_the_mapping(path: Path) -> None:
         assert media.shape == (PAGE,)
         with pytest.raises(ValueError, match="read-only"):
             media[0] = 1
+        assert media[0] == 0
         device.write(0, b"\x07")
         assert media[0] == 7
+        device.mapping()[1] = 8
+        assert device.read(0, 2) == b"\x07\x08"
         del media
 
 
-def test_closing_is_refused_while_arrays_are_alive_and_works_after(path: Path) -> None:
-    device = pmem.create(path, PAGE)
-    view = device.media[10:20]
-    with pytest.raises(pmem.DeviceBusy, match="still alive"):
-        device.close()
-    assert not device.closed
-    device.write(10, b"works")
-    assert view[:5].tobytes() == b"works"
-    del view
-    device.close()
-    device.close()
-    assert device.closed
-
-
-def test_an_error_in_flight_is_not_masked_by_a_busy_device(path: Path) -> None:
-    def work() -> None:
-        with pmem.create(path, PAGE) as device:
-            held.append(device.media)
-            raise KeyError("the real one")
-
-    held: list[Any] = []
-    with pytest.raises(KeyError, match="the real one") as caught:
-        work()
-    assert "stays open" in caught.value.__notes__[0]
-
-
-def test_every_use_after_close_says_so(path: Path) -> None:
-    device = pmem.create(path, PAGE)
-    device.close()
-    uses: list[Callable[[], Any]] = [
-        lambda: device.media,
-        lambda: device.read(0, 1),
-        lambda: device.read_into(bytearray(1)),
-        lambda: device.write(0, b"x"),
-        lambda: device.read_lines([0]),
-        lambda: device.write_lines([0], np.zeros((1, 64), np.uint8)),
-        device.flush,
-        device.drain,
-        device.persist,
-    ]
-    for use in uses:
-        with pytest.raises(pmem.DeviceClosed, match=r"pmem\.open"):
-            use()
-    assert "closed" in repr(device)
-
-
-@pytest.mark.parametrize("length", [0, PAGE, 3 * PAGE])
-def test_an_image_that_changes_its_length_is_an_error_and_not_a_crash(path: Path, length: int) -> None:
-    with pmem.create(path, 2 * PAGE) as device:
-        device.write(0, b"kept")
-        device.persist()
-        os.truncate(path, length)
-        for use in (
-            lambda: device.read(PAGE, 1),
-            lambda: device.write(0, b"x"),
-            lambda: device.media,
-            device.flush,
-        ):
-            with pytest.raises(pmem.DeviceChanged, match=f"{2 * PAGE} bytes long .* and is {length} now"):
-                use()
-    if length:
-        assert path.read_bytes()[:4] == b"kept"
-
-
-def test_a_read_only_device_refuses_to_be_written(path: Path) -> None:
-    path.write_bytes(bytes(PAGE))
+def test_the_media_of_a_read_only_device_can_not_be_made_writable(path: Path) -> None:
+    path.write_bytes(PATTERN)
     with pmem.open(path, "r") as device:
-        for use in (
-            lambda: device.write(0, b"x"),
-            lambda: device.write_lines([0], np.ones((1, 64), np.uint8)),
-            lambda: device.write_lines(np.zeros(0, np.uint64), np.zeros((0, 64), np.uint8)),
-        ):
-            with pytest.raises(pmem.ReadOnlyDevice, match=r'mode="r\+"'):
-                use()
-        device.flush()
-    assert path.read_bytes() == bytes(PAGE)
+        for array in (device.media, device.mapping()):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+        del array
 
 
-def test_a_file_without_permission_is_refused(path: Path) -> None:
-    path.write_bytes(bytes(PAGE))
-    path.chmod(0o400)
-    path.parent.chmod(0o755)
-    code = """if 1:
-        import os, sys, pmem
-        path = sys.argv[1]
-        os.chdir(os.path.dirname(path))
-        if os.geteuid() == 0:
-            os.chown(path, 65534, -1)
-            os.setuid(65534)
-        name = os.path.basename(path)
-        pmem.open(name, "r").close()
-        try:
-            pmem.open(name)
-        except pmem.DeviceDenied as error:
-            print(error)
-    """
-    run = child(code, path)
-    assert run.returncode == 0, run.stderr
-    assert "Permission denied" in run.stdout
-    assert 'mode="r"' in run.stdout
+def test_a_device_names_its_file_its_size_and_its_mode(path: Path) -> None:
+    with pmem.create(path, "64MiB") as device:
+        assert repr(device) == f"<pmem.Device {str(path)!r} 64MiB mode='r+'>"
+    assert repr(device) == f"<pmem.Device {str(path)!r} 64MiB closed>"
 
 
-FULL_DISK = """if 1:
-    import sys, subprocess, numpy as np, pmem
-    folder = sys.argv[1]
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=True)
-    with pmem.create(folder + "/pool.img", "16MiB") as device:
-        device.write(0, b"kept")
-        device.persist()
-        for use in (
-            lambda: device.write(4096, b"x" * (2 << 20)),
-            lambda: device.write_lines(np.arange(0, 16 << 20, 65536), np.ones((256, 64), np.uint8)),
-        ):
-            try:
-                use()
-            except pmem.DeviceFull as error:
-                print("full:", error)
-        print(device.read(0, 4), bytes(device.read(4096, 4096)) == bytes(4096))
-        device.persist()
-"""
+def test_a_device_is_not_pickled_nor_copied(path: Path) -> None:
+    with pmem.create(path, PAGE) as device:
+        for call in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match=f"pass the path.*{path.name}"):
+                call(device)
 
 
-def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
-    prefix = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
-    if child("import os", prefix=prefix).returncode:
-        pytest.skip("no mount namespace can be made here")
-    run = child(FULL_DISK, tmp_path, prefix=prefix)
-    assert run.returncode == 0, run.stderr
-    first, second, kept = run.stdout.splitlines()
-    assert first.startswith("full:")
-    assert "nothing was written" in first
-    assert second.startswith("full:")
-    assert kept == "b'kept' True"
-
-
-def test_opening_a_tebibyte_takes_no_memory_and_no_room(path: Path) -> None:
-    code = """if 1:
-        import sys, pmem
-        resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
-        pmem.create(sys.argv[1], "1TiB").close()
-        before = resident()
-        device = pmem.open(sys.argv[1])
-        device.write(device.size - 5, b"hello")
-        print(resident() - before, device.read(device.size - 5, 5))
-    """
-    run = child(code, path)
-    assert run.returncode == 0, run.stderr
-    grown, kept = run.stdout.split(" ", 1)
-    assert int(grown) < 5 << 20
-    assert kept.strip() == "b'hello'"
-    assert path.stat().st_blocks * 512 <= 1 << 20
-
-
-def test_what_was_persisted_survives_a_kill(path: Path) -> None:
-    code = """if 1:
-        import sys, pmem
-        device = pmem.create(sys.argv[1], "1MiB")
-        device.write(8192, b"persisted")
-        device.persist(8192, 9)
-        device.write(12288, b"perhaps")
-        print("now", flush=True)
-        sys.stdin.read()
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "now\n"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    with pmem.open(path) as device:
-        assert device.read(8192, 9) == b"persisted"
-
-
-def test_flush_hands_whole_pages_to_msync_and_reports_its_failure(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (pmem.SizeError, ValueError),
+        (pmem.RangeError, ValueError),
+        (pmem.DeviceNotFound, FileNotFoundError),
+        (pmem.DeviceExists, FileExistsError),
+        (pmem.DeviceDenied, PermissionError),
+        (pmem.DeviceLocked, BlockingIOError),
+        (pmem.DeviceInvalid, ValueError),
+        (pmem.DeviceClosed, ValueError),
+        (pmem.DeviceBusy, BufferError),
+        (pmem.DeviceChanged, OSError),
+        (pmem.DeviceFull, OSError),
+        (pmem.DeviceFailed, OSError),
+        (pmem.ReadOnlyDevice, PermissionError),
+    ],
+)
+def test_every_error_is_one_of_ours_and_the_fitting_built_in(
+    kind: type[Exception], builtin: type[Exception]
 ) -> None:
-    calls = []
-
-    class Library:
-        @staticmethod
-        def msync(address: int, length: int, flags: int) -> int:
-            calls.append((address - device.base, length, flags))
-            return -1 if len(calls) == 3 else 0
-
-    with pmem.create(path, 4 * PAGE) as device:
-        monkeypatch.setattr(pmem.device, "_libc", Library)
-        device.flush(PAGE + 1, 10)
-        device.persist()
-        assert calls == [(PAGE, 11, 4), (0, 4 * PAGE, 4)]
-        with pytest.raises(pmem.DeviceFailed, match="are not durable"):
-            device.flush(0, 1)
-        device.flush(0, 0)
-        assert len(calls) == 3
-
-
-def test_a_synchronous_mapping_is_asked_for_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    real = mmap.mmap
-
-    def fake(fd: int, length: int, *, flags: int = 1, prot: int = 3) -> mmap.mmap:
-        asked.append(flags)
-        return real(fd, length, flags=1, prot=prot)
-
-    monkeypatch.setattr(
-        pmem.device.mmap, "mmap", lambda fd, length, **o: fake(fd, length, **o) if o else real(fd, length)
-    )
-    with pmem.create(path, PAGE) as device:
-        assert asked == [0x80003]
-        assert device.store_granularity in (pmem.StoreGranularity.CACHE_LINE, pmem.StoreGranularity.BYTE)
-    monkeypatch.undo()
-    with pmem.open(path) as device:
-        assert device.store_granularity is pmem.StoreGranularity.PAGE
-
-
-REFUSED: list[tuple[str, Callable[[Device], Any]]] = [
-    ("outside", lambda d: d.read(PAGE, 1)),
-    ("outside", lambda d: d.read(-1, 1)),
-    ("outside", lambda d: d.read(0, -1)),
-    ("outside", lambda d: d.read_into(bytearray(PAGE + 1))),
-    ("read-only", lambda d: d.read_into(b"xx")),
-    ("not a contiguous", lambda d: d.read_into(np.zeros(10, np.uint8)[::2])),
-    ("not a contiguous", lambda d: d.write(0, "text")),
-    ("not a contiguous", lambda d: d.write(0, 5)),
-    ("outside", lambda d: d.write(PAGE - 1, b"xx")),
-    ("multiple of 64", lambda d: d.read_lines([64, 65])),
-    ("outside", lambda d: d.read_lines([PAGE])),
-    ("outside", lambda d: d.read_lines([-64])),
-    ("are integers", lambda d: d.read_lines([0.0])),
-    ("one row", lambda d: d.read_lines([[0]])),
-    ("multiple of 64", lambda d: d.write_lines([0, 32], np.ones((2, 64), np.uint8))),
-    (r"shape \(1, 64\)", lambda d: d.write_lines([0], np.ones((2, 64), np.uint8))),
-    ("uint8", lambda d: d.write_lines([0], np.ones((1, 64), np.int8))),
-]
-
-
-@pytest.mark.parametrize(("says", "use"), REFUSED, ids=[str(i) for i in range(len(REFUSED))])
-def test_a_bad_request_is_refused_whole(path: Path, says: str, use: Callable[[Device], Any]) -> None:
-    with pmem.create(path, PAGE) as device:
-        with pytest.raises(pmem.RangeError, match=says):
-            use(device)
-        assert not device.media.any()
-
-
-def test_any_contiguous_buffer_is_read_and_written(path: Path) -> None:
-    buffers: list[Any] = [
-        bytearray(b"12345678"),
-        memoryview(bytearray(b"abcdefgh")),
-        np.arange(4, dtype=np.uint16),
-        np.array([1.5]),
-        array.array("d", [2.5]),
-        np.arange(8, dtype=np.uint8).reshape(2, 4),
-        np.zeros((0, 4)),
-    ]
-    with pmem.create(path, PAGE) as device:
-        for buffer in buffers:
-            data = bytes(buffer)
-            device.write(13, buffer)
-            assert device.read(13, len(data)) == data
-            if len(data):
-                blank = type(buffer)(buffer) if isinstance(buffer, bytearray) else buffer
-                device.write(13, bytes(len(data)))
-                device.read_into(blank, 13)
-                assert bytes(blank) == bytes(len(data))
-
-
-def test_scattered_lines_are_the_bytes_at_their_addresses(path: Path) -> None:
-    rng = np.random.default_rng(3)
-    with pmem.create(path, MIB) as device:
-        addresses = rng.permutation(MIB // 64)[:500] * 64
-        lines = rng.integers(0, 256, (500, 64), dtype=np.uint8)
-        device.write_lines(addresses, lines)
-        assert (device.read_lines(addresses.astype(np.uint32)) == lines).all()
-        assert device.read(int(addresses[7]), 64) == lines[7].tobytes()
-        assert device.read_lines(np.zeros(0, np.uint64)).shape == (0, 64)
-
-
-def test_a_device_is_not_pickled(path: Path) -> None:
-    with pmem.create(path, PAGE) as device, pytest.raises(TypeError, match="pass the path"):
-        pickle.dumps(device)
-
-
-@given(st.lists(st.tuples(st.integers(0, 3 * PAGE), st.binary(max_size=300)), max_size=30))
-@settings(derandomize=True, max_examples=30)
-def test_a_device_is_an_array_of_bytes(
-    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, bytes]]
-) -> None:
-    model = bytearray(3 * PAGE)
-    with pmem.create(tmp_path_factory.mktemp("d") / "pool.img", 3 * PAGE) as device:
-        for offset, data in writes:
-            if offset + len(data) > len(model):
-                with pytest.raises(pmem.RangeError):
-                    device.write(offset, data)
-            else:
-                device.write(offset, data)
-                model[offset : offset + len(data)] = data
-        assert device.media.tobytes() == model
+    assert issubclass(kind, pmem.PmemError)
+    assert issubclass(kind, builtin)
