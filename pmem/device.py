@@ -152,11 +152,11 @@ class Device:
 
         Raises DeviceClosed, ReadOnlyDevice; DeviceFull, with nothing written.
         """
-        self._check_writable()
         first, last = offset >> CHUNK_BITS, (offset + length - 1) >> CHUNK_BITS
-        if self._reserved.find(b"\0", first, last + 1) < 0:
-            return
-        self._allocate(first, last)
+        if self._bytes is None or self.mode == "r":
+            self._check_writable()
+        if self._reserved.find(b"\0", first, last + 1) >= 0:
+            self._allocate(first, last)
 
     def reserve_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
         """`reserve` for a line at each of many addresses, uint64 of any shape, in range.

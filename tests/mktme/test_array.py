@@ -191,7 +191,11 @@ def test_assignment_broadcasts_and_casts(shared: Region, value: Any) -> None:
     assert (np.asarray(a) == model).all()
 
 
-def test_an_array_may_be_assigned_to_an_overlapping_view_of_itself(shared: Region) -> None:
+@pytest.mark.parametrize("block", [1 << 20, 100])
+def test_an_array_may_be_assigned_to_an_overlapping_view_of_itself(
+    shared: Region, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_module, "BLOCK", block)
     a, model = pair(shared, np.int32, (500,))
     a[1:] = a[:-1]
     model[1:] = model[:-1].copy()
@@ -792,6 +796,7 @@ def test_every_byte_of_a_write_has_file_space_before_it_begins(
         (lambda a: a.__setitem__((slice(None), slice(0, 700_000)), 1), list(range(8)), range(11)),
         (lambda a: a.__setitem__((slice(None), 5), 1), list(range(8)), range(1)),
         (lambda a: a.__setitem__((slice(None, None, -3), slice(65_530, 65_540)), 1), [7, 4, 1], range(2)),
+        (lambda a: a.__setitem__((slice(None), slice(70_000, 60_000, -1)), 1), list(range(8)), range(2)),
         (lambda a: a.__setitem__(([1, 6], 1 << 16), 1), [1, 6], range(1, 2)),
         (lambda a: a.T.__setitem__(slice(0, 2), 1), list(range(8)), range(1)),
         (lambda a: operator.iadd(a[2:4, 100:200], 1), [2, 3], range(1)),

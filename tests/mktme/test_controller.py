@@ -498,6 +498,17 @@ def test_an_address_that_is_no_integer_is_refused_whole(controller: Controller, 
     assert controller.device.media.tobytes() == before
 
 
+def test_addresses_of_numpys_are_as_good_as_pythons(controller: Controller, key: Key) -> None:
+    controller.map(0, PAGE, controller.program_key(key))
+    controller.write(np.uint8(200), bytes(range(100)))
+    assert controller.read(np.uint8(200), np.uint8(100)) == bytes(range(100))
+    out = bytearray(100)
+    controller.read_into(out, np.uint8(200))
+    assert out == bytes(range(100))
+    controller.write(np.uint16((1 << 16) - 1), b"ab")
+    assert controller.read(np.uint16((1 << 16) - 1), np.int8(2)) == b"ab"
+
+
 def test_reading_lines_at_bad_addresses_is_refused(controller: Controller, region: Region) -> None:
     for addresses in ([1], [1 << 20], [-64], [0.0], [[0]], ["0"], [True], [1 << 64], 0):
         with pytest.raises(pmem.RangeError):
