@@ -25,7 +25,8 @@ from mktme.errors import KeyIDError, KeyTableFull, MappingError, SchemeError
 from mktme.iv.address import PMEM_LINE
 from mktme.keys import Key
 from mktme.region import Region
-from pmem.device import Bytes, Device, buffer_bytes, line_addresses, line_array
+from pmem.buffers import Bytes, buffer_bytes, line_addresses, line_array
+from pmem.device import Device
 from pmem.geometry import LINE, PAGE, Size, check_range, parse_size
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mktme import parallel
 from mktme.errors import RegionError, RegionUnmapped
-from pmem.device import Bytes, buffer_bytes
+from pmem.buffers import Bytes, buffer_bytes
 
 if TYPE_CHECKING:
     from mktme.array import EncryptedArray
