@@ -164,12 +164,12 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _transfer(self, starts: npt.NDArray[np.uint64], length: int, data: Array, write: bool) -> None:
         """Runs of bytes between the medium and a flat uint8 array."""
-        controller, device = self._region.mapping(), self._region.device
-        media, cipher = device.mapping(), controller.cipher(self._region.keyid)
+        lines, device = self._region.lines(), self._region.device
+        media = device.mapping()
         if write:
-            cipher.write_runs(media, device.base, starts, length, data)
+            lines.write_runs(media, device.base, starts, length, data)
         else:
-            cipher.read_runs(media, device.base, starts, length, data)
+            lines.read_runs(media, device.base, starts, length, data)
 
     def _reserve(self) -> None:
         """Have file space under all of us, so that a write is refused before its first byte."""

@@ -16,23 +16,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from mktme import iv as iv_schemes
 from mktme import parallel, pconfig
-from mktme.crypto.backend import aes_xts
-from mktme.crypto.cipher import Cipher
-from mktme.crypto.portable import Plain
-from mktme.errors import KeyIDError, KeyTableFull, MappingError, SchemeError
-from mktme.iv.address import PMEM_LINE
+from mktme.crypto.cipher import Lines
+from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError
 from mktme.keys import Key
+from mktme.mapping import Mapping
 from mktme.region import Region
+from mktme.stack.slot import PLAIN, Slot
 from pmem.buffers import Bytes, buffer_bytes, line_addresses, line_array
 from pmem.device import Device
 from pmem.geometry import LINE, PAGE, Size, check_range, parse_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-PLAIN = Plain()
 
 
 class Controller:
@@ -62,7 +58,8 @@ class Controller:
         self._lock = threading.RLock()
         self._starts: list[int] = []  # the page map: regions by address, in two parallel lists
         self._regions: list[Region] = []
-        self.slots: list[Cipher | None] = []  # the KeyID table
+        self._beside: list[Region] = []  # those with metadata
+        self.slots: list[Slot | None] = []  # the KeyID table
         self._reset()
 
     def __repr__(self) -> str:
@@ -85,22 +82,24 @@ class Controller:
 
         Reprogramming a KeyID in use changes what its pages read as, at once.
 
-        Raises KeyTableFull, KeyIDError, KeyMaterialError if the key has been cleared.
+        Raises KeyTableFull, KeyIDError, KeyMaterialError if the key has been cleared, SchemeError
+        if a range is mapped under the KeyID with what doesn't fit the key.
         """
-        cipher = aes_xts(*key.halves())
+        slot = Slot.of(key)
         with self._lock:
             if keyid is None:
                 keyid = next((i for i, slot in enumerate(self.slots) if slot is None), None)
                 if keyid is None:
-                    cipher.wipe()
+                    slot.wipe()
                     raise KeyTableFull(
                         f"all {len(self.slots) - 1} KeyIDs hold keys: clear one, or make the controller "
                         "with more keyid_bits"
                     )
             elif not 1 <= keyid < len(self.slots):
-                cipher.wipe()
+                slot.wipe()
                 raise self._no_keyid(keyid)
-            self._set(keyid, cipher)
+            self._check_mapped(keyid, slot)
+            self._set(keyid, slot)
         return keyid
 
     def clear_key(self, keyid: int) -> None:
@@ -119,7 +118,7 @@ class Controller:
         another thread is programming.
 
         Raises GeneralProtection where the instruction raises #GP; KeyMaterialError for a
-        structure that doesn't have 256 bytes.
+        structure that doesn't have 256 bytes; SchemeError as `program_key`.
         """
         program = pconfig.parse(struct)
         if not 1 <= program.keyid < len(self.slots):
@@ -135,10 +134,11 @@ class Controller:
                 self._set(program.keyid, PLAIN)
             elif program.command in (pconfig.Command.SET_KEY_DIRECT, pconfig.Command.SET_KEY_RANDOM):
                 try:
-                    cipher = _key_from_fields(struct, program)
+                    slot = _key_from_fields(struct, program)
                 except OSError:  # the system's generator
                     return pconfig.Status.ENTROPY_ERROR
-                self._set(program.keyid, cipher)
+                self._check_mapped(program.keyid, slot)
+                self._set(program.keyid, slot)
             else:
                 return pconfig.Status.INVALID_PROG_CMD
         finally:
@@ -157,9 +157,15 @@ class Controller:
                 self._set(keyid, None)
             self._reset()
 
-    def cipher(self, keyid: int) -> Cipher:
+    def slot(self, keyid: int) -> Slot:
         """What encrypts under a KeyID: its key, or KeyID 0's where it holds none."""
         return self.slots[keyid] or self.slots[0] or PLAIN
+
+    def lines(self, keyid: int) -> Lines:
+        """What encrypts the lines of a KeyID under pmem-line: of KeyID 0, an XTS key or none."""
+        lines = self.slot(keyid).lines
+        assert lines is not None
+        return lines
 
     def _reset(self) -> None:
         if self.slots and self.slots[0] is not None:
@@ -168,13 +174,23 @@ class Controller:
         self.slots[0] = PLAIN
         if self.tme:
             key = Key.generate("aes-xts-256")
-            self.slots[0] = aes_xts(*key.halves())
+            self.slots[0] = Slot.of(key)
             key.clear()
 
-    def _set(self, keyid: int, cipher: Cipher | None) -> None:
-        old, self.slots[keyid] = self.slots[keyid], cipher
+    def _set(self, keyid: int, slot: Slot | None) -> None:
+        old, self.slots[keyid] = self.slots[keyid], slot
         if old is not None:
             old.wipe()
+
+    def _check_mapped(self, keyid: int, slot: Slot) -> None:
+        """Refuse a key that doesn't fit the ranges mapped under its KeyID."""
+        for region in self._regions:
+            if region.keyid == keyid:
+                try:
+                    slot.check(region.scheme, region.unit)
+                except MktmeError:
+                    slot.wipe()
+                    raise
 
     def _no_keyid(self, keyid: int) -> KeyIDError:
         return KeyIDError(
@@ -189,42 +205,96 @@ class Controller:
         """The mapped regions in the order of their addresses."""
         return tuple(self._regions)
 
-    def map(self, address: Size, length: Size, keyid: int, iv: str = "pmem-line") -> Region:
+    def map(
+        self,
+        address: Size,
+        length: Size,
+        keyid: int,
+        iv: str = "pmem-line",
+        *,
+        unit: int | None = None,
+        metadata: Size | None = None,
+        integrity: bool = False,
+        **coordinates: Any,
+    ) -> Region:
         """Map a range of whole pages to a KeyID; returns the region to use it by.
 
-        `address` and `length` are bytes, integers or text. KeyID 0 is allowed.
+        `address` and `length` are bytes, integers or text. KeyID 0 is allowed. `iv` names the IV
+        scheme, `unit` is the size of its data unit where that isn't the scheme's usual one.
+        `coordinates` are what the scheme needs and a memory controller doesn't know, by their
+        names (`mktme.iv.COORDINATES`), each at the range's first data unit: block=0, inode=12,
+        nonce=..., sector=2048. `integrity` keeps a MAC of each line and refuses lines that don't
+        match. A scheme with counters or drawn IVs, and integrity, keep metadata on the device, at
+        the page address `metadata`; `mktme.metadata_bytes` says how much.
 
-        Raises MappingError if the range isn't whole pages of the device or overlaps a region;
-        KeyIDError if the KeyID holds no key; SchemeError if the scheme needs what a memory
-        controller doesn't know.
+        Raises MappingError if the range (or the metadata) isn't whole pages of the device or
+        overlaps another; KeyIDError if the KeyID holds no key; SchemeError if the scheme needs
+        what it isn't told, or doesn't fit the cipher or the unit. Warns with IvReuseWarning if a
+        user's scheme repeats IVs.
         """
         start, count = parse_size(address), parse_size(length)
-        for what, value in (("address", start), ("length", count)):
+        self._check_pages(start, count, "a region")
+        mapping = Mapping.of(iv, start, count, unit, integrity, coordinates)
+        beside = self._check_metadata(start, count, mapping, metadata)
+        with self._lock:
+            if not 0 <= keyid < len(self.slots) or (slot := self.slots[keyid]) is None:
+                raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
+            slot.check(mapping.scheme, mapping.unit)
+            mapping.warn_of_repeats()
+            for first, last in filter(None, ((start, start + count), beside)):
+                self._check_free(first, last)
+            region = Region(self, start, count, keyid, mapping, beside)
+            at = bisect_right(self._starts, start)
+            self._starts.insert(at, start)
+            self._regions.insert(at, region)
+            if beside:
+                self._beside.append(region)
+        return region
+
+    def _check_pages(self, start: int, count: int, what: str) -> None:
+        """Refuse a range that isn't whole pages of the device."""
+        for word, value in (("address", start), ("length", count)):
             if value % PAGE:
-                raise MappingError(f"the {what} {value} is not a multiple of the page, {PAGE}")
+                raise MappingError(f"the {word} {value} is not a multiple of the page, {PAGE}")
         if not count:
-            raise MappingError("a region has at least one page: the length is 0")
+            raise MappingError(f"{what} has at least one page: the length is 0")
         if start + count > self.size:
             raise MappingError(
                 f"bytes {start} to {start + count - 1} are not all on the device, which has {self.size} bytes"
             )
-        scheme = iv_schemes.find(iv, frozenset({"address"}), "the memory controller")
-        if scheme is not PMEM_LINE:
-            raise SchemeError(f"{iv} can't be mapped: the line path computes {PMEM_LINE.name}")
-        with self._lock:
-            if not 0 <= keyid < len(self.slots) or self.slots[keyid] is None:
-                raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
-            at = bisect_right(self._starts, start)
-            for near in self._regions[max(0, at - 1) : at + 1]:
-                if start < near.address + near.size and near.address < start + count:
-                    raise MappingError(
-                        f"bytes {start} to {start + count - 1} overlap a region at {near.address} "
-                        f"to {near.address + near.size - 1} (KeyID {near.keyid}): unmap it first"
-                    )
-            region = Region(self, start, count, keyid, scheme)
-            self._starts.insert(at, start)
-            self._regions.insert(at, region)
-        return region
+
+    def _check_metadata(
+        self, start: int, count: int, mapping: Mapping, metadata: Size | None
+    ) -> tuple[int, int] | None:
+        """The range of a mapping's metadata; None if it has none."""
+        needed = mapping.metadata_bytes(count)
+        if not needed:
+            if metadata is not None:
+                raise MappingError(f"{mapping.scheme.name} keeps no metadata: leave it out")
+            return None
+        if metadata is None:
+            kept = mapping.scheme.name if mapping.scheme.state else "integrity"
+            raise MappingError(
+                f"{kept} keeps {needed} bytes beside the data: pass metadata=, the address of as many free "
+                "bytes on the device"
+            )
+        at = parse_size(metadata)
+        self._check_pages(at, needed, "metadata")
+        if at < start + count and start < at + needed:
+            raise MappingError(f"the metadata, bytes {at} to {at + needed - 1}, overlaps the range itself")
+        return at, at + needed
+
+    def _check_free(self, first: int, last: int) -> None:
+        """Refuse a range that overlaps a region or a region's metadata."""
+        at = bisect_right(self._starts, first)
+        near = [(r, r.address, r.address + r.size) for r in self._regions[max(0, at - 1) : at + 1]]
+        near += [(r, *r.metadata) for r in self._beside if r.metadata]
+        for region, begin, end in near:
+            if first < end and begin < last:
+                raise MappingError(
+                    f"bytes {first} to {last - 1} overlap a region at {begin} "
+                    f"to {end - 1} (KeyID {region.keyid}): unmap it first"
+                )
 
     def unmap(self, region: Region) -> None:
         """Remove a mapping; the region can't be used any more, the media bytes stay.
@@ -237,25 +307,28 @@ class Controller:
             if at < 0 or self._regions[at] is not region:
                 raise MappingError("the region belongs to another controller: unmap it there")
             del self._starts[at], self._regions[at]
+            if region.metadata:
+                self._beside.remove(region)
             region.retire()
 
-    def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """The (start, end, KeyID) pieces of a byte range, unmapped ones under KeyID 0."""
+    def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
+        """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""
         with self._lock:
             at = max(0, bisect_right(self._starts, address) - 1)
             stop = bisect_right(self._starts, address + max(0, length - 1))
-            near = [(r.address, r.address + r.size, r.keyid) for r in self._regions[at:stop]]
+            near = [(r.address, r.address + r.size, r.lines()) for r in self._regions[at:stop]]
+        nothing = self.lines(0)
         end = address + length
-        for first, last, keyid in near:
+        for first, last, lines in near:
             if last <= address:
                 continue
             if address < first:
-                yield address, first, 0
+                yield address, first, nothing
                 address = first
-            yield address, min(last, end), keyid
+            yield address, min(last, end), lines
             address = last
         if address < end:
-            yield address, end, 0
+            yield address, end, nothing
 
     # The line path
 
@@ -274,8 +347,8 @@ class Controller:
         out = buffer_bytes(buffer, writable=True)
         address, _ = check_range(address, out.size, self.size, "device")
         media = self.device.mapping()
-        for first, last, keyid in self._segments(address, out.size):
-            self.decrypt(keyid, media, first, out[first - address : last - address])
+        for first, last, lines in self._segments(address, out.size):
+            self.decrypt(lines, media, first, out[first - address : last - address])
 
     def write(self, address: int, data: Any) -> None:
         """Write a contiguous buffer to any range, encrypted page by page as the map says.
@@ -288,16 +361,16 @@ class Controller:
         source = _apart(source, media)
         if source.size:
             self.device.reserve(address, source.size)
-        for first, last, keyid in self._segments(address, source.size):
-            self.encrypt(keyid, media, first, source[first - address : last - address])
+        for first, last, lines in self._segments(address, source.size):
+            self.encrypt(lines, media, first, source[first - address : last - address])
 
-    def decrypt(self, keyid: int, media: Bytes, start: int, out: Bytes) -> None:
-        """The read path below the page map: checked bytes of one KeyID, over several threads."""
-        self._split(self.cipher(keyid).read, media, start, out)
+    def decrypt(self, lines: Lines, media: Bytes, start: int, out: Bytes) -> None:
+        """The read path below the page map: checked bytes of one region, over several threads."""
+        self._split(lines.read, media, start, out)
 
-    def encrypt(self, keyid: int, media: Bytes, start: int, data: Bytes) -> None:
+    def encrypt(self, lines: Lines, media: Bytes, start: int, data: Bytes) -> None:
         """The write path below the page map; see `decrypt`."""
-        self._split(self.cipher(keyid).write, media, start, _apart(data, media))
+        self._split(lines.write, media, start, _apart(data, media))
 
     def _split(
         self, call: Callable[[Bytes, int, int, Bytes], None], media: Bytes, start: int, data: Bytes
@@ -321,16 +394,16 @@ class Controller:
         index = line_addresses(addresses, self.size)
         media, base = self.device.mapping(), self.device.base
         out = np.empty((index.size, LINE), np.uint8)
-        for keyid, order in self._by_keyid(index):
-            cipher, n = self.cipher(keyid), index.size if order is None else order.size
+        for lines, order in self._by_region(index):
+            n = index.size if order is None else order.size
 
             def work(
-                first: int, last: int, cipher: Cipher = cipher, order: NDArray[np.uint64] | None = order
+                first: int, last: int, lines: Lines = lines, order: NDArray[np.uint64] | None = order
             ) -> None:
                 if order is None:
-                    cipher.read_lines(media, base, index[first:last], None, out[first:last])
+                    lines.read_lines(media, base, index[first:last], None, out[first:last])
                 else:
-                    cipher.read_lines(media, base, index, order[first:last], out)
+                    lines.read_lines(media, base, index, order[first:last], out)
 
             threads = self.threads if n * LINE >= parallel.SPLIT_FROM else 1
             parallel.split(work, n, 1, threads)
@@ -348,27 +421,29 @@ class Controller:
         media, base = self.device.mapping(), self.device.base
         data = _apart(data, media)
         self.device.reserve_lines(index)
-        for keyid, order in self._by_keyid(index):
-            self.cipher(keyid).write_lines(media, base, index, order, data)
+        for region, order in self._by_region(index):
+            region.write_lines(media, base, index, order, data)
 
-    def _by_keyid(self, index: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.uint64] | None]]:
-        """The KeyIDs under some lines, each with the positions of its lines (None: all)."""
+    def _by_region(self, index: NDArray[np.uint64]) -> Iterator[tuple[Lines, NDArray[np.uint64] | None]]:
+        """What encrypts some lines, each with the positions of its lines (None: all)."""
         if not index.size:
             return
         low, high = int(index.min()), int(index.max())
         segments = list(self._segments(low, high + LINE - low))
-        keyids = {keyid for _, _, keyid in segments}
-        if len(keyids) == 1:
-            yield keyids.pop(), None
+        ways = {id(lines): lines for _, _, lines in segments}  # regions of one KeyID often share it
+        if len(ways) == 1:
+            yield segments[0][2], None
             return
         ends = np.array([last for _, last, _ in segments], np.uint64)
-        table = np.array([keyid for _, _, keyid in segments], np.uint16)
+        places = {key: i for i, key in enumerate(ways)}
+        table = np.array([places[id(lines)] for _, _, lines in segments], np.intp)
         under = table[np.searchsorted(ends, index, side="right")]
         order = np.argsort(under, kind="stable").astype(np.uint64)
         sorted_ids = under[order]
         edges = np.flatnonzero(sorted_ids[1:] != sorted_ids[:-1]) + 1
+        chosen = list(ways.values())
         for part in np.split(order, edges):
-            yield int(under[part[0]]), part
+            yield chosen[under[part[0]]], part
 
     def flush(self, address: int = 0, length: int | None = None) -> None:
         """Flush a byte range of the device. Raises as `pmem.Device.flush`."""
@@ -384,22 +459,23 @@ def _apart(data: Bytes, media: Bytes) -> Bytes:
     return data.copy() if np.may_share_memory(data, media) else data
 
 
-def _key_from_fields(struct: Any, program: pconfig.KeyProgram) -> Cipher:
-    """The cipher that a key-programming structure asks for.
+def _key_from_fields(struct: Any, program: pconfig.KeyProgram) -> Slot:
+    """The slot that a key-programming structure asks for.
 
     KEYID_SET_KEY_RANDOM draws both keys and xors the leading bytes of the key fields in.
     """
-    size = 16 if program.algorithm == "aes-xts-128" else 32
+    algorithm = program.algorithm or ""
+    size = 16 if algorithm == "aes-xts-128" else 32
     view = memoryview(struct).cast("B")
     halves = [np.zeros(size, np.uint8), np.zeros(size, np.uint8)]
     if program.command == pconfig.Command.SET_KEY_RANDOM:
-        drawn = Key.generate(program.algorithm or "")
-        for half, made in zip(halves, drawn.halves(), strict=True):
+        drawn = Key.generate(algorithm)
+        for half, made in zip(halves, drawn.parts(), strict=True):
             half[:] = made
         drawn.clear()
     for half, field in zip(halves, (pconfig.KEY_FIELD_1, pconfig.KEY_FIELD_2), strict=True):
         half ^= np.frombuffer(view[field : field + size], np.uint8)
-    cipher = aes_xts(halves[0], halves[1])
+    slot = Slot.from_parts(algorithm, halves)
     for half in halves:
         half[:] = 0
-    return cipher
+    return slot

@@ -39,5 +39,21 @@ class SchemeError(MktmeError, ValueError):
     """An IV scheme that doesn't exist, or that can't serve this path."""
 
 
+class CountersExhausted(MktmeError, OverflowError):
+    """A write counter has no next value."""
+
+
+class PoisonError(MktmeError, OSError):
+    """A line whose MAC doesn't match: a machine check in hardware. `line` is its number."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class IvReuseWarning(UserWarning):
+    """A user's IV scheme gives two data units the same IV."""
+
+
 class GeneralProtection(MktmeError, ValueError):
     """#GP: the processor refuses the instruction itself."""

@@ -14,55 +14,63 @@ import builtins
 import hmac
 from typing import Any, NoReturn
 
+from mktme.crypto.algorithms import ALGORITHMS
 from mktme.errors import KeyMaterialError
-
-KEY_BYTES = {"aes-xts-128": 16, "aes-xts-256": 32}  # of the data key, and of the tweak key
 
 
 class Key:
-    """An AES-XTS key: a data key and a tweak key of 16 bytes (aes-xts-128) or 32 (aes-xts-256).
+    """A key of one of the algorithms (`mktme.crypto.algorithms.ALGORITHMS`).
 
-    Equal halves are refused, as IEEE 1619-2018 and FIPS 140 (IG C.I) want. Not thread-safe
-    against `clear`.
+    XTS has a data key and a tweak key of 16 bytes (aes-xts-128, sm4-xts) or 32 (aes-xts-256);
+    equal halves are refused, as IEEE 1619-2018 and FIPS 140 (IG C.I) want. The others have a data
+    key alone. Not thread-safe against `clear`.
 
     Raises KeyMaterialError for an unknown algorithm, a wrong length, or equal halves.
     """
 
     __slots__ = ("_material", "algorithm")
 
-    def __init__(self, algorithm: str, *, data_key: Any, tweak_key: Any) -> None:
-        size = _key_bytes(algorithm)
-        data = _buffer(data_key, size, f"the data key of {algorithm} is a buffer of {size} bytes")
-        tweak = _buffer(tweak_key, size, f"the tweak key of {algorithm} is a buffer of {size} bytes")
-        if hmac.compare_digest(data, tweak):
+    def __init__(self, algorithm: str, *, data_key: Any, tweak_key: Any = None) -> None:
+        sizes = _key_sizes(algorithm)
+        if tweak_key is not None and len(sizes) == 1:
+            raise KeyMaterialError(f"{algorithm} has no tweak key: give its data key alone")
+        self.algorithm = algorithm
+        given = [
+            _buffer(key, size, f"the {what} key of {algorithm} is a buffer of {size} bytes")
+            for size, what, key in zip(sizes, ("data", "tweak"), (data_key, tweak_key), strict=False)
+        ]
+        self._material = bytearray(sum(sizes))
+        parts = self.parts()
+        for part, view in zip(parts, given, strict=True):
+            part[:] = view
+        if len(parts) == 2 and hmac.compare_digest(*parts):
+            self.clear()
             raise KeyMaterialError(
                 f"the data key and the tweak key of {algorithm} are equal: draw them independently"
             )
-        self.algorithm = algorithm
-        self._material = bytearray(2 * size)
-        self._material[:size] = data
-        self._material[size:] = tweak
 
     @classmethod
     def generate(cls, algorithm: str) -> Key:
         """A key drawn from the operating system's generator."""
-        material = bytearray(2 * _key_bytes(algorithm))
+        material = bytearray(sum(_key_sizes(algorithm)))
         with builtins.open("/dev/urandom", "rb", buffering=0) as source:
             source.readinto(material)
         return cls._owning(algorithm, material)
 
     @classmethod
     def from_bytes(cls, algorithm: str, material: Any) -> Key:
-        """A key from its bytes in the order of IEEE 1619: the data key, then the tweak key."""
-        size = _key_bytes(algorithm)
-        wanted = f"{algorithm} takes a buffer of {2 * size} bytes: data key, then tweak key"
-        view = _buffer(material, 2 * size, wanted)
-        return cls(algorithm, data_key=view[:size], tweak_key=view[size:])
+        """A key from its bytes; of XTS in the order of IEEE 1619, the data key, then the tweak key."""
+        sizes = _key_sizes(algorithm)
+        wanted = f"{algorithm} takes a buffer of {sum(sizes)} bytes"
+        if len(sizes) == 2:
+            wanted += ": data key, then tweak key"
+        view = _buffer(material, sum(sizes), wanted)
+        tweak = view[sizes[0] :] if len(sizes) == 2 else None
+        return cls(algorithm, data_key=view[: sizes[0]], tweak_key=tweak)
 
     @classmethod
     def _owning(cls, algorithm: str, material: bytearray) -> Key:
-        size = len(material) // 2
-        key = cls(algorithm, data_key=memoryview(material)[:size], tweak_key=memoryview(material)[size:])
+        key = cls.from_bytes(algorithm, material)
         material[:] = bytes(len(material))
         return key
 
@@ -71,12 +79,12 @@ class Key:
         """Whether the bytes have been overwritten."""
         return not self._material
 
-    def halves(self) -> tuple[memoryview, memoryview]:
-        """The data key and the tweak key, for a controller. Raises KeyMaterialError if cleared."""
+    def parts(self) -> tuple[memoryview, ...]:
+        """The data key, and of XTS the tweak key, for a controller. Raises KeyMaterialError if cleared."""
         if self.cleared:
             raise KeyMaterialError("the key has been cleared: make it again from its source")
-        view, size = memoryview(self._material), len(self._material) // 2
-        return view[:size], view[size:]
+        view, size = memoryview(self._material), ALGORITHMS[self.algorithm].parts[0]
+        return (view[:size], view[size:]) if size < len(view) else (view,)
 
     def clear(self) -> None:
         """Overwrite the bytes and forget them; the key can't be used again."""
@@ -90,13 +98,14 @@ class Key:
         raise TypeError("a key can't be pickled or copied: pass it by other means and make it there")
 
 
-def _key_bytes(algorithm: str) -> int:
-    if not isinstance(algorithm, str) or algorithm not in KEY_BYTES:
+def _key_sizes(algorithm: str) -> tuple[int, ...]:
+    """Bytes of an algorithm's keys."""
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         # Only a short text is repeated: anything else may be a key in the wrong place.
         short = isinstance(algorithm, str) and len(algorithm) < 16
         named = repr(algorithm) if short else f"this {type(algorithm).__name__}"
-        raise KeyMaterialError(f"{named} is not an algorithm: {', '.join(KEY_BYTES)}")
-    return KEY_BYTES[algorithm]
+        raise KeyMaterialError(f"{named} is not an algorithm: {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[algorithm].parts
 
 
 def _buffer(material: Any, size: int, wanted: str) -> memoryview:

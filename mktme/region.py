@@ -15,7 +15,9 @@ from pmem.buffers import Bytes, buffer_bytes
 if TYPE_CHECKING:
     from mktme.array import EncryptedArray
     from mktme.controller import Controller
-    from mktme.iv import Scheme
+    from mktme.crypto.cipher import Lines
+    from mktme.mapping import Mapping
+    from mktme.stack.slot import Slot
 
 SMALL = 1 << 16  # bytes of a read that is cheaper to copy once more
 FILL = 1 << 18  # bytes of a pattern that are written at once
@@ -28,13 +30,25 @@ class Region:
     written in part is read, changed and written back). `region[a:b]` is bytes, as of an mmap.
     Thread-safe as the controller is.
 
-    Attributes: `address` and `size` (bytes), `keyid`, `scheme` (the IV scheme), `device`,
-    `mapped`.
+    Attributes: `address` and `size` (bytes), `keyid`, `scheme` (the IV scheme), `unit` (bytes of a
+    data unit), `metadata` (first and last byte address, the last one past the end, of what is kept
+    beside the data; or None), `device`, `mapped`.
     """
 
-    def __init__(self, controller: Controller, address: int, size: int, keyid: int, scheme: Scheme) -> None:
-        self.address, self.size, self.keyid, self.scheme = address, size, keyid, scheme
+    def __init__(
+        self,
+        controller: Controller,
+        address: int,
+        size: int,
+        keyid: int,
+        mapping: Mapping,
+        metadata: tuple[int, int] | None,
+    ) -> None:
+        self.address, self.size, self.keyid = address, size, keyid
+        self.scheme, self.unit, self.metadata = mapping.scheme, mapping.unit, metadata
         self._controller: Controller | None = controller
+        self._mapping = mapping
+        self._bound: tuple[Slot | None, Lines] | None = None  # to the slot as it was
         self.device = controller.device
 
     def __repr__(self) -> str:
@@ -61,6 +75,22 @@ class Region:
         if self._controller is None:
             raise RegionUnmapped(f"the region at {self.address} has been unmapped: map it again")
         return self._controller
+
+    def lines(self) -> Lines:
+        """What encrypts the region: its scheme under the key that its KeyID holds now.
+
+        Raises RegionUnmapped.
+        """
+        controller = self._controller or self.mapping()
+        slot, bound = controller.slots[self.keyid], self._bound
+        if bound is None or bound[0] is not slot:
+            if slot is None:  # a KeyID that was cleared behaves as KeyID 0
+                bound = slot, controller.lines(0)
+            else:
+                place = self.metadata[0] if self.metadata else 0
+                bound = slot, self._mapping.path(slot, self.device, place, self.keyid)
+            self._bound = bound
+        return bound[1]
 
     def check(self, offset: SupportsIndex, length: SupportsIndex) -> tuple[int, int]:
         """A range as Python integers (numpy's wrap around). Raises RegionError if it is not in the region."""
@@ -133,23 +163,21 @@ class Region:
             self._write(at, pattern[: offset + length - at])
 
     def _read(self, offset: int, out: Bytes) -> None:
-        controller, device = self._controller or self.mapping(), self.device
+        device, lines = self.device, self.lines()
         if out.size >= parallel.SPLIT_FROM:
-            controller.decrypt(self.keyid, device.mapping(), self.address + offset, out)
+            self.mapping().decrypt(lines, device.mapping(), self.address + offset, out)
         elif out.size:  # without a detour: this is what a short request costs
-            cipher = controller.slots[self.keyid] or controller.cipher(self.keyid)
-            cipher.read(device.mapping(), device.base, self.address + offset, out)
+            lines.read(device.mapping(), device.base, self.address + offset, out)
 
     def _write(self, offset: int, data: Bytes) -> None:
-        controller, device = self._controller or self.mapping(), self.device
+        device, lines = self.device, self.lines()
         start, media = self.address + offset, device.mapping()
         if data.size:
             device.reserve(start, data.size)
             if data.size >= parallel.SPLIT_FROM:
-                controller.encrypt(self.keyid, media, start, data)
+                self.mapping().encrypt(lines, media, start, data)
             else:
-                cipher = controller.slots[self.keyid] or controller.cipher(self.keyid)
-                cipher.write(media, device.base, start, data)
+                lines.write(media, device.base, start, data)
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make a range durable, by default to the end. Raises RegionError, pmem.DeviceFailed ..."""

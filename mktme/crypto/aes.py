@@ -11,9 +11,10 @@ A schedule of XTS is one piece of memory, so that a kernel takes one argument fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from mktme.crypto.kernel import inline, kernel
+from mktme.crypto.kernel import inline, kernel, part
 from mktme.crypto.simd import (
     Pack,
     aesdec,
@@ -26,6 +27,7 @@ from mktme.crypto.simd import (
     peek,
     poke,
     scratch,
+    size,
     store,
     xor,
     xor3,
@@ -38,21 +40,40 @@ Vector = Any  # a value of some Pack type
 
 
 @inline
-def encrypt(x: Vector, mask: Vector, one: Any, keys: int, rounds: int) -> Vector:
-    """mask ^ AES(x ^ mask): the first and the last round key take the mask with them."""
-    x = xor3(x, mask, broadcast(one, keys))
+def encrypt(x: Vector, before: Vector, after: Vector, one: Any, keys: int, rounds: int) -> Vector:
+    """AES(x ^ before) ^ after: the first and the last round key take the masks with them."""
+    x = xor3(x, before, broadcast(one, keys))
     for r in range(1, rounds):
         x = aesenc(x, broadcast(one, keys + 16 * r))
-    return aesenclast(x, xor(mask, broadcast(one, keys + 16 * rounds)))
+    return aesenclast(x, xor(after, broadcast(one, keys + 16 * rounds)))
 
 
 @inline
-def decrypt(x: Vector, mask: Vector, one: Any, keys: int, rounds: int) -> Vector:
-    """mask ^ AES^-1(x ^ mask), with the keys of the equivalent inverse cipher."""
-    x = xor3(x, mask, broadcast(one, keys))
+def decrypt(x: Vector, before: Vector, after: Vector, one: Any, keys: int, rounds: int) -> Vector:
+    """AES^-1(x ^ before) ^ after, with the keys of the equivalent inverse cipher."""
+    x = xor3(x, before, broadcast(one, keys))
     for r in range(1, rounds):
         x = aesdec(x, broadcast(one, keys + 16 * r))
-    return aesdeclast(x, xor(mask, broadcast(one, keys + 16 * rounds)))
+    return aesdeclast(x, xor(after, broadcast(one, keys + 16 * rounds)))
+
+
+@cache
+def blocks(bits: int) -> Callable[[int, int, int, int], None]:
+    """The part blocks(keys, rounds, source, n, to): AES of n blocks, in registers of `bits` bits.
+
+    The places are the same or don't overlap.
+    """
+    wide, one, block = Pack(bits, 8), Pack(bits, 1), Pack(128, 1)
+
+    @part
+    def encrypt_blocks(keys: int, rounds: int, source: int, n: int, to: int) -> None:
+        whole = n - n % (size(wide) // 16)
+        for i in range(0, 16 * whole, size(wide)):
+            store(to + i, encrypt(load(wide, source + i), zero(wide), zero(wide), one, keys, rounds))
+        for i in range(16 * whole, 16 * n, 16):
+            store(to + i, encrypt(load(block, source + i), zero(block), zero(block), block, keys, rounds))
+
+    return encrypt_blocks  # type: ignore[no-any-return]
 
 
 @inline

@@ -19,7 +19,7 @@ from typing import Any
 
 from numba.core.registry import cpu_target
 
-from mktme.crypto.cipher import Cipher
+from mktme.crypto.cipher import LineCipher
 from mktme.crypto.native import NativeXts
 from mktme.crypto.portable import PortableXts
 from mktme.errors import BackendError
@@ -59,8 +59,9 @@ def check(name: str) -> str:
 chosen = check(os.environ.get("MKTME_BACKEND") or available()[0])
 
 
-def aes_xts(data_key: Any, tweak_key: Any, backend: str = chosen) -> Cipher:
+def aes_xts(data_key: Any, tweak_key: Any, backend: str = "") -> LineCipher:
     """AES-XTS under a data key and a tweak key: buffers of 16 or of 32 bytes each."""
-    if check(backend) == "portable":
+    backend = check(backend) if backend else chosen
+    if backend == "portable":
         return PortableXts(data_key, tweak_key)
     return NativeXts(WIDTH[backend], data_key, tweak_key)

@@ -1,7 +1,7 @@
 """How a kernel is compiled and where its machine code is kept.
 
 Nothing compiles at import: a kernel compiles at its first call and is then kept on disk, one
-folder per content of this package's kernel sources (Numba's own cache notices an edit of the
+folder per content of the sources that hold kernels (Numba's own cache notices an edit of the
 file that holds a kernel, but not of the files that it calls into, and a stale cipher is the one
 thing a laboratory of ciphers must not run). The folder lies in ``NUMBA_CACHE_DIR`` where that is
 set, else in the user's cache directory, so an installation may be read-only; where neither can
@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core import config
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,9 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @cache
 def digest() -> str:
-    """A digest of every source in this package, with Numba's version."""
+    """A digest of every source that kernels are made from, with Numba's version."""
     state = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].glob("[ci][rv]*/*.py")):  # crypto/ and iv/
         state.update(path.name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()[:16]
 
@@ -96,6 +98,19 @@ def kernel(variant: object = None) -> Callable[[F], F]:
         return compiled  # type: ignore[no-any-return]
 
     return decorate
+
+
+def callback(function: Callable[..., Any], signature: Any, variant: object = None) -> CFunc:
+    """A function that kernels call by its address, `.address`; as a kernel, but compiled at once.
+
+    A `variant` of None keeps it off the disk.
+    """
+    compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={"nopython": True})
+    if variant is not None and cache_directory() is not None:
+        compiled._cache = _KernelCache(function)
+        compiled._cache.variant = variant
+    compiled.compile()
+    return compiled
 
 
 def inline(function: F) -> F:

@@ -7,6 +7,7 @@ so it is also what the tests hold them against.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mktme.crypto.cipher import LINE, Bytes, Words
-from mktme.crypto.runs import LineCipher
+from mktme.crypto.runs import LineAccess
 
 CHUNK = 1 << 18  # bytes of data taken at once
 LITTLE = np.dtype("<u8")
@@ -54,23 +55,43 @@ def block_tweaks(t: npt.NDArray[np.uint64], blocks: int) -> npt.NDArray[np.uint6
     return tweaks
 
 
-class PortableXts(LineCipher):
+def unit_chunks(unit: int, skip: int, length: int) -> Iterator[tuple[slice, slice, slice]]:
+    """A request of units a chunk at a time: its bytes, its rows of IVs, its 16-byte blocks in them."""
+    count = max(1, CHUNK // unit)
+    at, row = 0, 0
+    while at < length:
+        end = min(length, at + count * unit - skip)
+        rows = -(-(skip + end - at) // unit)
+        yield slice(at, end), slice(row, row + rows), slice(skip // 16, (skip + end - at) // 16)
+        at, row, skip = end, row + rows, 0
+
+
+class PortableXts(LineAccess):
     """AES-XTS on any processor; see `mktme.crypto.cipher.Cipher`."""
 
     def __init__(self, data_key: Any, tweak_key: Any) -> None:
         self._data_key, self._tweak_key = bytearray(data_key), bytearray(tweak_key)
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes) -> None:
-        count = max(1, CHUNK // unit)
-        for u in range(0, len(ivs), count):
-            iv = ivs[u : u + count]
-            part = slice(u * unit, (u + len(iv)) * unit)
-            first = ecb(self._tweak_key, False, iv.astype(LITTLE)).reshape(-1, 2)
-            tweaks = block_tweaks(first, unit // 16).reshape(-1)
-            mixed = np.ascontiguousarray(source[part]).view(LITTLE) ^ tweaks
-            to[part] = (ecb(self._data_key, back, mixed) ^ tweaks).view(np.uint8)
+    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+        for part, rows, within in unit_chunks(unit, skip, to.size):
+            tweaks = block_tweaks(self._first_tweaks(ivs[rows]), unit // 16).reshape(-1, 2)[within]
+            to[part] = self._crypt(back, source[part], tweaks.reshape(-1))
 
-    def lines(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
+    def lines(self, back: bool, ivs: Words, skips: Words, source: Bytes, to: Bytes) -> None:
+        for rows in (slice(u, u + CHUNK // 4096) for u in range(0, skips.size, CHUNK // 4096)):
+            at, part = (skips[rows] // np.uint64(16)).astype(np.intp), slice(64 * rows.start, 64 * rows.stop)
+            tweaks = block_tweaks(self._first_tweaks(ivs[rows]), int(at.max()) + 4)
+            chosen = np.take_along_axis(tweaks, (at[:, None] + np.arange(4))[:, :, None], 1)
+            to[part] = self._crypt(back, source[part], chosen.reshape(-1))
+
+    def _first_tweaks(self, ivs: Words) -> npt.NDArray[np.uint64]:
+        return ecb(self._tweak_key, False, ivs.astype(LITTLE)).reshape(-1, 2)
+
+    def _crypt(self, back: bool, data: Bytes, tweaks: npt.NDArray[np.uint64]) -> Bytes:
+        mixed = np.ascontiguousarray(data).view(LITTLE) ^ tweaks
+        return (ecb(self._data_key, back, mixed) ^ tweaks).view(np.uint8)
+
+    def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
         ivs = np.zeros((numbers.size, 2), np.uint64)
         ivs[:, 0] = numbers
         self.units(back, LINE, ivs, source.reshape(-1), to.reshape(-1))
@@ -80,13 +101,13 @@ class PortableXts(LineCipher):
             key[:] = bytes(len(key))
 
 
-class Plain(LineCipher):
+class Plain(LineAccess):
     """No encryption, behind the same calls."""
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes) -> None:
+    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
         to[:] = source
 
-    def lines(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
+    def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
         if to is not source:
             to[:] = source
 

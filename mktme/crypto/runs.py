@@ -17,11 +17,11 @@ from mktme.crypto.cipher import LINE, Bytes, Words
 CHUNK = 4096  # lines of scratch: 256 KiB
 
 
-class LineCipher(ABC):
-    """The calls of `mktme.crypto.cipher.Cipher`, made from one on whole lines."""
+class LineAccess(ABC):
+    """The calls of `mktme.crypto.cipher.Lines`, made from one on whole lines."""
 
     @abstractmethod
-    def lines(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
+    def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
         """Encrypt (or, back, decrypt) (n, 64) lines, given their numbers (address / 64)."""
 
     def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
@@ -75,12 +75,12 @@ class LineCipher(ABC):
 
     def _get(self, media: Bytes, numbers: Words) -> Bytes:
         lines = media.reshape(-1, LINE)[numbers]
-        self.lines(True, numbers, lines, lines)
+        self.numbered(True, numbers, lines, lines)
         return lines
 
     def _put(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
         made = np.empty((numbers.size, LINE), np.uint8)
-        self.lines(False, numbers, lines, made)
+        self.numbered(False, numbers, lines, made)
         media.reshape(-1, LINE)[numbers] = made
 
 

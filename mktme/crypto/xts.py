@@ -16,7 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mktme.crypto.aes import DECRYPT, ENCRYPT, TWEAK, Vector, decrypt, encrypt
+from mktme.crypto import ivs as iv_sources
+from mktme.crypto.aes import DECRYPT, ENCRYPT, TWEAK, Vector, blocks, decrypt, encrypt
+from mktme.crypto.flow import CACHED, around, ask, put
+from mktme.crypto.ivs import UNITS
 from mktme.crypto.kernel import inline, kernel, part
 from mktme.crypto.simd import (
     Pack,
@@ -35,34 +38,26 @@ from mktme.crypto.simd import (
     poke,
     powers,
     prefetch,
-    prefetch_far,
     scratch,
     size,
     step,
     store,
     store_lines,
-    store_stream,
-    store_stream16,
     up64,
     xor3,
     zero,
 )
 
-UNITS = 128  # units whose tweaks are computed ahead
-AHEAD = 8192  # how far ahead of its place a long source is asked for, in bytes
 ROOM = Pack(512, UNITS // 4)  # scratch for 16 bytes a unit
 LINE_ROOM = Pack(512, 1)  # scratch for a line
 WORDS_ROOM = Pack(512, UNITS // 8)  # scratch for 8 bytes a unit
-
-# How the data pass stores: through the cache, or around it to a destination at a multiple of 64,
-# or 16 bytes past one (where the C library's allocator puts every large buffer).
-CACHED, STREAM, STREAM16 = 0, 1, 2
 
 
 class Kernels(NamedTuple):
     """What `build` makes; `schedule` in front of each is the address of the key schedule."""
 
     units: Callable[..., None]
+    lines: Callable[..., None]
     read: Callable[..., None]
     write: Callable[..., None]
     scatter: Callable[..., None]
@@ -79,41 +74,19 @@ def build(bits: int) -> Kernels:
     """The XTS kernels for vector registers of `bits` bits."""
     wide, one = Pack(bits, 8), Pack(bits, 1)  # eight registers in flight; one, for constants
     line, block = Pack(bits, 512 // bits), Pack(128, 1)
+    encrypt_blocks, take = blocks(bits), iv_sources.build(bits)
 
     @inline
     def crypt(x: Vector, tweaks: Vector, back: bool, schedule: int, rounds: int) -> Vector:
         if back:
-            x = decrypt(x, tweaks, one, schedule + DECRYPT, rounds)
+            x = decrypt(x, tweaks, tweaks, one, schedule + DECRYPT, rounds)
         else:
-            x = encrypt(x, tweaks, one, schedule + ENCRYPT, rounds)
+            x = encrypt(x, tweaks, tweaks, one, schedule + ENCRYPT, rounds)
         return x
 
-    @inline
-    def put(to: int, x: Vector, stream: int) -> None:
-        if stream == CACHED:
-            store(to, x)
-        elif stream == STREAM:
-            store_stream(to, x)
-        else:
-            store_stream16(to, x)
-
-    @inline
-    def around(to: int, stream: bool) -> int:
-        """How to store to a place: around the cache if that is wanted and possible there."""
-        if not stream:
-            return CACHED
-        return STREAM if to & 63 == 0 else STREAM16 if to & 63 == 16 else CACHED
-
-    @inline
-    def ask(address: int, length: int, stream: int) -> None:
-        """Prefetch, in requests long enough to be streamed."""
-        if stream:
-            for i in range(0, length, 64):
-                prefetch_far(address + AHEAD + i)
-
     @part
-    def counted_tweaks(schedule: int, low: int, high: int, n: int, to: int, source: int, stream: int) -> None:
-        """The encrypted IVs (low + i, high) of n units; the scratch is written in whole packs.
+    def counted_tweaks(schedule: int, low: int, n: int, to: int, source: int, stream: int) -> None:
+        """The encrypted IVs (low + i, 0) of n units; the scratch is written in whole packs.
 
         Asks for a quarter of the source of n lines, so that memory is not idle in this pass.
         """
@@ -121,20 +94,23 @@ def build(bits: int) -> Kernels:
         i = 0
         while i + size(one) // 16 < n:
             ask(source + 16 * i, size(wide), stream)
-            store(to + 16 * i, encrypt(count(wide, low + i, high), zero(wide), one, keys, rounds))
+            store(to + 16 * i, encrypt(count(wide, low + i, 0), zero(wide), zero(wide), one, keys, rounds))
             i += size(wide) // 16
         if i < n:
-            store(to + 16 * i, encrypt(count(one, low + i, high), zero(one), one, keys, rounds))
+            store(to + 16 * i, encrypt(count(one, low + i, 0), zero(one), zero(one), one, keys, rounds))
 
-    @part
+    @inline
     def given_tweaks(schedule: int, ivs: int, n: int, to: int) -> None:
         """The encrypted IVs of n units, 16 bytes each in memory."""
-        rounds, keys = peek(schedule), schedule + TWEAK
-        whole = n - n % (size(wide) // 16)
-        for i in range(0, 16 * whole, size(wide)):
-            store(to + i, encrypt(load(wide, ivs + i), zero(wide), one, keys, rounds))
-        for i in range(16 * whole, 16 * n, 16):
-            store(to + i, encrypt(load(block, ivs + i), zero(block), block, keys, rounds))
+        encrypt_blocks(schedule + TWEAK, peek(schedule), ivs, n, to)
+
+    @inline
+    def advance(tweak: int, blocks: int) -> None:
+        """Multiply a tweak in memory by alpha^blocks: that of a later block of its unit."""
+        while blocks > 0:
+            power = min(blocks, 60)
+            store(tweak, times(load(block, tweak), count(block, 1 << power, 0), block))
+            blocks -= power
 
     @inline
     def line_tweaks(pack: Any, tweaks: int) -> Vector:
@@ -185,7 +161,7 @@ def build(bits: int) -> Kernels:
         tweaks = scratch(ROOM)
         for u in range(0, n, UNITS):
             m = min(UNITS, n - u)
-            counted_tweaks(schedule, first + u, 0, m, tweaks, source + 64 * u, stream)
+            counted_tweaks(schedule, first + u, m, tweaks, source + 64 * u, stream)
             small_units(schedule, back, m, tweaks, source + 64 * u, to + 64 * u, stream)
 
     @inline
@@ -196,35 +172,55 @@ def build(bits: int) -> Kernels:
     @kernel(bits)
     def units(
         schedule: int,
+        seal: int,
         back: bool,
         unit: int,
-        n: int,
+        skip: int,
+        length: int,
         ivs: int,
-        low: int,
-        high: int,
+        fill: int,
+        table: int,
+        first: int,
         source: int,
         to: int,
         stream: bool,
     ) -> None:
-        """n units from source to `to` (the same place, or places that don't overlap).
+        """`length` bytes of units from source to `to` (the same place, or places that don't overlap).
 
-        Their IVs are the 16-byte blocks at `ivs`, or if that is 0 the words (low + i, high).
+        The first byte lies `skip` bytes into its unit; both are multiples of 64. The units' IVs
+        come from `ivs` or `fill` (`mktme.crypto.ivs`).
         """
         tweaks = scratch(ROOM)
         how = around(to, stream)
-        for u in range(0, n, UNITS):
-            m = min(UNITS, n - u)
-            if ivs:
-                given_tweaks(schedule, ivs + 16 * u, m, tweaks)
+        u = 0
+        while length > 0:
+            if skip or length < unit:  # a part of a unit
+                part, m = min(unit - skip, length), 1
             else:
-                counted_tweaks(schedule, low + u, high, m, tweaks, source + unit * u, how)
-            if unit == 64:
-                small_units(schedule, back, m, tweaks, source + 64 * u, to + 64 * u, how)
+                part, m = unit, min(UNITS, length // unit)
+            given_tweaks(schedule, take(ivs, fill, table, first, u, m, seal, tweaks), m, tweaks)
+            advance(tweaks, skip >> 4)
+            if part == 64:
+                small_units(schedule, back, m, tweaks, source, to, how)
             else:
-                start = unit * u
-                large_units(schedule, back, unit, m, tweaks, source + start, to + start, how)
+                large_units(schedule, back, part, m, tweaks, source, to, how)
+            u, skip, length = u + m, 0, length - m * part
+            source, to = source + m * part, to + m * part
         if stream:
             fence()
+
+    @kernel(bits)
+    def lines_of_units(
+        schedule: int, seal: int, back: bool, n: int, ivs: int, skips: int, source: int, to: int
+    ) -> None:
+        """n lines, line i lying as many bytes into its unit as the i-th 64-bit number at `skips`."""
+        tweaks = scratch(ROOM)
+        for u in range(0, n, UNITS):
+            m = min(UNITS, n - u)
+            given_tweaks(schedule, take(ivs, 0, 0, 0, u, m, seal, tweaks), m, tweaks)
+            for i in range(m):
+                advance(tweaks + 16 * i, peek(skips + 8 * (u + i)) >> 4)
+            small_units(schedule, back, m, tweaks, source + 64 * u, to + 64 * u, CACHED)
 
     @kernel(bits)
     def read(
@@ -334,4 +330,4 @@ def build(bits: int) -> Kernels:
                 x = crypt(load_lines(line, source + 8 * i), w1, back, schedule, rounds)
                 store_lines(to + 8 * i, x)
 
-    return Kernels(units, read, write, scatter)
+    return Kernels(units, lines_of_units, read, write, scatter)

@@ -161,4 +161,4 @@ def _touch(write: Callable[[int, Bytes], object], size: int) -> None:
 
 def _random_key() -> bytes:
     key = Key.generate("aes-xts-128")
-    return b"".join(bytes(half) for half in key.halves())
+    return b"".join(bytes(half) for half in key.parts())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,5 +39,5 @@ def region(controller: Controller, key: Key) -> Region:
 @pytest.fixture(params=backend.available())
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every backend that this processor has; controllers made in the test use it."""
-    monkeypatch.setattr("mktme.controller.aes_xts", partial(backend.aes_xts, backend=request.param))
+    monkeypatch.setattr("mktme.crypto.backend.chosen", request.param)
     return str(request.param)

@@ -25,13 +25,13 @@ def test_a_key_is_its_data_key_then_its_tweak_key(algorithm: str, size: int) -> 
     material = SECRET[: 2 * size]
     one = Key.from_bytes(algorithm, material)
     other = Key(algorithm, data_key=bytearray(material[:size]), tweak_key=memoryview(material)[size:])
-    assert [bytes(h) for h in one.halves()] == [bytes(h) for h in other.halves()]
-    assert [bytes(h) for h in one.halves()] == [material[:size], material[size:]]
+    assert [bytes(h) for h in one.parts()] == [bytes(h) for h in other.parts()]
+    assert [bytes(h) for h in one.parts()] == [material[:size], material[size:]]
 
 
 @pytest.mark.parametrize("algorithm", ["aes-xts-128", "aes-xts-256"])
 def test_generated_keys_differ(algorithm: str) -> None:
-    keys = {b"".join(bytes(h) for h in Key.generate(algorithm).halves()) for _ in range(20)}
+    keys = {b"".join(bytes(h) for h in Key.generate(algorithm).parts()) for _ in range(20)}
     assert len(keys) == 20
 
 
@@ -100,7 +100,7 @@ def test_a_cleared_key_has_been_overwritten_and_is_refused() -> None:
     assert key.cleared
     assert repr(key) == "<mktme.Key aes-xts-128 cleared>"
     with pytest.raises(KeyMaterialError, match="cleared"):
-        key.halves()
+        key.parts()
     key.clear()
 
 
@@ -109,7 +109,7 @@ def test_a_generated_key_fills_both_halves(algorithm: str, size: int) -> None:
     key = Key.generate(algorithm)
     assert key.algorithm == algorithm
     assert not key.cleared
-    for half in key.halves():
+    for half in key.parts():
         assert len(half) == size
         assert len(set(bytes(half))) > size // 4
 
@@ -127,10 +127,10 @@ BUFFERS = [
 @pytest.mark.parametrize("material", BUFFERS, ids=lambda b: f"{type(b).__name__}-{memoryview(b).format}")
 def test_any_contiguous_buffer_of_the_bytes_makes_the_same_key(material: Any) -> None:
     made = Key.from_bytes("aes-xts-128", material)
-    assert [bytes(h) for h in made.halves()] == [SECRET[:16], SECRET[16:32]]
+    assert [bytes(h) for h in made.parts()] == [SECRET[:16], SECRET[16:32]]
     half = np.frombuffer(SECRET[:16], "<u4")
     made = Key("aes-xts-128", data_key=half, tweak_key=SECRET[16:32])
-    assert [bytes(h) for h in made.halves()] == [SECRET[:16], SECRET[16:32]]
+    assert [bytes(h) for h in made.parts()] == [SECRET[:16], SECRET[16:32]]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_key_keeps_its_bytes_when_the_callers_buffer_is_wiped() -> None:
     buffer = bytearray(SECRET[:32])
     key = Key.from_bytes("aes-xts-128", buffer)
     buffer[:] = bytes(32)
-    assert [bytes(h) for h in key.halves()] == [SECRET[:16], SECRET[16:32]]
+    assert [bytes(h) for h in key.parts()] == [SECRET[:16], SECRET[16:32]]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_no_refusal_that_sees_a_key_repeats_its_bytes(device: pmem.Device) -> No
 
 def test_views_of_a_key_read_as_zeros_once_it_is_cleared() -> None:
     key = Key.generate("aes-xts-256")
-    data, tweak = key.halves()
+    data, tweak = key.parts()
     assert any(data)
     assert any(tweak)
     key.clear()
@@ -216,7 +216,7 @@ def test_a_generated_key_leaves_nothing_in_the_buffer_it_was_drawn_into(
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "open", lambda *_, **__: Source())
         key = Key.generate("aes-xts-128")
-    assert bytes(key.halves()[0]) == SECRET[:16]
+    assert bytes(key.parts()[0]) == SECRET[:16]
     assert [bytes(buffer) for buffer in drawn] == [bytes(32)]
 
 

@@ -286,14 +286,14 @@ def test_busy_comes_after_the_fields_and_before_the_command(
     """The table is held by another thread that is in the middle of a PCONFIG."""
     from mktme import controller as module
 
-    real, inside, go = module.aes_xts, threading.Event(), threading.Event()
+    real, inside, go = module.Slot.from_parts, threading.Event(), threading.Event()
 
-    def slow(*halves: Any) -> Any:
+    def slow(*given: Any) -> Any:
         inside.set()
         go.wait(30)
-        return real(*halves)
+        return real(*given)
 
-    monkeypatch.setattr(module, "aes_xts", slow)
+    monkeypatch.setattr(module.Slot, "from_parts", slow)
     first: list[Status] = []
     thread = threading.Thread(target=lambda: first.append(controller.pconfig(struct(keyid=3))))
     thread.start()

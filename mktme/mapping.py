@@ -1,0 +1,155 @@
+"""What a range is mapped with: its IV scheme, the size of its data units, its coordinates."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping as Named
+from functools import partial
+from typing import Any, cast
+
+from mktme.crypto.cipher import Lines
+from mktme.errors import IvReuseWarning, SchemeError
+from mktme.iv import coordinates as known
+from mktme.iv import scheme as schemes
+from mktme.iv.address import PMEM_LINE
+from mktme.iv.compiled import Binding
+from mktme.iv.scheme import Scheme
+from mktme.iv.state import STORES
+from mktme.stack import integrity as macs
+from mktme.stack.slot import Slot
+from mktme.stack.stateful import PATHS
+from mktme.stack.units import UnitPath
+from pmem.device import Device
+from pmem.geometry import LINE, PAGE, Size, parse_size
+
+
+class Mapping:
+    """A scheme at a range of the device, before a key is bound to it."""
+
+    def __init__(self, scheme: Scheme, unit: int, start: int, size: int, integrity: bool) -> None:
+        self.scheme, self.unit, self.start, self.size = scheme, unit, start, size
+        self.integrity = integrity
+        self.values: dict[str, int] = {}
+        self._binding: Binding | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def of(
+        cls, iv: str, start: int, size: int, unit: int | None, integrity: bool, given: Named[str, Any]
+    ) -> Mapping:
+        """Check a scheme against what is known and given. Raises SchemeError."""
+        scheme = schemes.find(iv)
+        made = cls(scheme, _unit(scheme, unit), start, size, integrity)
+        values = known.given(given) | {"address": start}
+        for name in scheme.coordinates:
+            if name not in values and name not in known.STATE:
+                raise SchemeError(
+                    f"{scheme.name} needs the {name} of a data unit, and the memory controller doesn't "
+                    f"know it: {known.how_to_give(name)}"
+                )
+            if "address" in name and values.get(name, 0) % made.unit:
+                raise SchemeError(
+                    f"{name} = {values[name]} is not a multiple of the data unit, {made.unit} bytes"
+                )
+        unused = [name for name in values if name not in scheme.coordinates and name != "address"]
+        if unused:
+            wanted = [n for n in scheme.coordinates if n not in known.STATE and n != "address"]
+            raise SchemeError(
+                f"{scheme.name} has no coordinate {unused[0]}: it takes {', '.join(wanted) or 'none'}"
+            )
+        made.values = values
+        if not made.direct:
+            made._binding = Binding(scheme, made.unit, values)
+        return made
+
+    @property
+    def direct(self) -> bool:
+        """Whether a cipher that serves a memory by itself does all that is asked for."""
+        return self.scheme is PMEM_LINE and self.unit == LINE and not self.integrity
+
+    @property
+    def binding(self) -> Binding:
+        """The scheme with its coordinates."""
+        if self._binding is None:
+            self._binding = Binding(self.scheme, self.unit, self.values)
+        return self._binding
+
+    def metadata_bytes(self, length: int) -> int:
+        """Bytes of metadata for so many bytes of data: whole pages, the scheme's and then the MACs'."""
+        return self._store_bytes(length) + (_pages(length // LINE * macs.BYTES) if self.integrity else 0)
+
+    def _store_bytes(self, length: int) -> int:
+        state = self.scheme.state
+        return _pages(STORES[state].size(length, self.unit)) if state else 0
+
+    def warn_of_repeats(self) -> None:
+        """Try a user's scheme on the ends of the range. Raises SchemeError for what it returns."""
+        if self.scheme.own:
+            repeats = self.binding.repeats(self.size // self.unit, self.scheme.words)
+            if repeats:
+                warnings.warn(
+                    f"{self.scheme.name} gives {repeats} of the data units that were tried an IV that another "
+                    "has: equal data there will look equal, and a counter mode breaks",
+                    IvReuseWarning,
+                    stacklevel=4,
+                )
+
+    def path(self, slot: Slot, device: Device, metadata: int, keyid: int) -> Lines:
+        """The range's bytes under a key; `metadata` is the address of its metadata."""
+        lines = slot.lines
+        if self.direct and lines is not None:
+            return lines
+        if slot.algorithm is None:  # no encryption: the bytes as they are
+            return cast(Lines, lines)
+        kept, checks = self._store_bytes(self.size), None
+        if self.integrity:
+            place = slice(metadata + kept, metadata + self.metadata_bytes(self.size))
+            room = partial(_reserve, device, place.start)
+            checks = macs.LineMacs(place, self.start // LINE, slot.mac_key, keyid, room)
+        cipher = slot.for_scheme(self.scheme)
+        state = self.scheme.state
+        if not state:
+            width, alone = slot.algorithm.iv_bytes // 8, slot.algorithm.alone
+            return UnitPath(
+                self.binding, cipher, self.start, self.size, alone=alone, width=width, macs=checks
+            )
+        return PATHS[state](
+            self.binding,
+            cipher,
+            self.start,
+            self.size,
+            open_store=STORES[state],
+            place=slice(metadata, metadata + kept),
+            reserve=partial(_reserve, device, metadata),
+            lock=self._lock,
+            macs=checks,
+        )
+
+
+def _reserve(device: Device, at: int, offset: int, size: int) -> None:
+    """Make room in the device's file for bytes of metadata that lies at an address."""
+    device.reserve(at + offset, size)
+
+
+def _unit(scheme: Scheme, unit: int | None) -> int:
+    """The size of data units. Raises SchemeError."""
+    size = scheme.unit if unit is None else unit
+    least, most = scheme.least_unit, scheme.most_unit
+    if not isinstance(size, int) or not least <= size <= most or size & (size - 1):
+        between = f"{least} bytes" if least == most else f"powers of two from {least} to {most} bytes"
+        raise SchemeError(f"{scheme.name} has no data units of {size!r} bytes: they are {between}")
+    return size
+
+
+def _pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def metadata_bytes(iv: str, length: Size, *, unit: int | None = None, integrity: bool = False) -> int:
+    """Bytes that a range of `length` bytes keeps beside its data: whole pages.
+
+    Raises SchemeError for an unknown scheme, or a unit that it can't have.
+    """
+    scheme = schemes.find(iv)
+    return Mapping(scheme, _unit(scheme, unit), 0, 0, integrity).metadata_bytes(parse_size(length))

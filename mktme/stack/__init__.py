@@ -1,0 +1,1 @@
+"""The places where bytes are encrypted on their way to the medium."""

@@ -1,0 +1,83 @@
+"""A key slot: what a KeyID (or a file, or a keyslot of an inline engine) encrypts with."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, cast
+
+from mktme.crypto.algorithms import ALGORITHMS, Algorithm, make
+from mktme.crypto.cipher import Cipher, LineCipher
+from mktme.crypto.portable import Plain
+from mktme.errors import SchemeError
+from mktme.iv.scheme import Scheme
+from mktme.keys import Key
+
+
+class Slot:
+    """A programmed cipher. `algorithm` is None for no encryption.
+
+    `mac_key` is the key of the lines' MACs: the first 16 bytes of SHA-256 of a label and the key.
+    """
+
+    def __init__(self, algorithm: Algorithm | None, cipher: Cipher, mac_key: bytes = b"") -> None:
+        self.algorithm, self.cipher = algorithm, cipher
+        self.mac_key = bytearray(mac_key)
+
+    @classmethod
+    def of(cls, key: Key) -> Slot:
+        """A slot with a copy of a key. Raises KeyMaterialError if the key has been cleared."""
+        return cls.from_parts(key.algorithm, list(key.parts()))
+
+    @classmethod
+    def from_parts(cls, algorithm: str, parts: list[Any]) -> Slot:
+        """A slot with the keys of an algorithm: buffers, which are copied."""
+        digest = hashlib.sha256(b"mktme line integrity")
+        for part in parts:
+            digest.update(part)
+        return cls(ALGORITHMS[algorithm], make(algorithm, parts), digest.digest()[:16])
+
+    def for_scheme(self, scheme: Scheme) -> Cipher:
+        """The cipher, its IVs sealed as the scheme wants."""
+        if not scheme.seal or self.algorithm is None:
+            return self.cipher
+        made: Cipher = cast(Any, self.cipher).sealed(scheme.seal)
+        return made
+
+    @property
+    def lines(self) -> LineCipher | None:
+        """The cipher, if it serves a memory by itself with the scheme pmem-line."""
+        serves = self.algorithm is None or self.algorithm.family == "aes-xts"
+        return cast(LineCipher, self.cipher) if serves else None
+
+    def check(self, scheme: Scheme, unit: int) -> None:
+        """Refuse what doesn't fit together: the cipher, an IV scheme and the size of a data unit.
+
+        Raises SchemeError.
+        """
+        algorithm = self.algorithm
+        if algorithm is None:
+            return
+        if scheme.families and algorithm.family not in scheme.families:
+            fitting = [name for name, a in ALGORITHMS.items() if a.family in scheme.families]
+            raise SchemeError(
+                f"{scheme.name} is not for {algorithm.name}: program a key of {' or '.join(fitting)}"
+            )
+        if 8 * scheme.words > algorithm.iv_bytes:
+            raise SchemeError(
+                f"{scheme.name} makes IVs of {8 * scheme.words} bytes and {algorithm.name} takes "
+                f"{algorithm.iv_bytes}: program a key of adiantum or aes-hctr2-256"
+            )
+        if not algorithm.takes(unit):
+            least, most, multiple = algorithm.units
+            sizes = (
+                f"{least} bytes" if least == most else f"{least} to {most} bytes, in multiples of {multiple}"
+            )
+            raise SchemeError(f"{algorithm.name} has no data units of {unit} bytes: they have {sizes}")
+
+    def wipe(self) -> None:
+        """Overwrite what was made from the key."""
+        self.cipher.wipe()
+        self.mac_key[:] = bytes(len(self.mac_key))
+
+
+PLAIN = Slot(None, Plain())

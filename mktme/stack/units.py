@@ -1,0 +1,185 @@
+"""Bytes, runs and lines of a range whose data units are encrypted by any cipher under any IV scheme.
+
+What a request touches is taken in grains: single lines where the cipher can reach them alone, else
+whole data units. Grains that are covered go straight between the medium and the caller's buffer;
+those at the edges are read, changed and written back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mktme.crypto.cipher import LINE, Bytes, Cipher, PartCipher, PlannedCipher, Words
+from mktme.crypto.runs import LineAccess
+from mktme.iv.compiled import Binding
+
+if TYPE_CHECKING:
+    from mktme.stack.integrity import LineMacs
+
+CHUNK = 1 << 18  # bytes whose IVs are made at a time, where the kernel doesn't make them itself
+
+
+class UnitPath(LineAccess):
+    """The range from `origin` on, bound to a cipher; see `mktme.crypto.cipher.Lines`.
+
+    `alone` says whether the cipher reaches lines of larger units, `width` is the IV's number of
+    words. With `macs` every line is checked before it is decrypted. Thread-safe as the cipher is.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        cipher: Cipher,
+        origin: int,
+        size: int,
+        *,
+        alone: bool,
+        width: int,
+        macs: LineMacs | None = None,
+    ) -> None:
+        self._binding, self._cipher, self._origin, self._size = binding, cipher, origin, size
+        self._unit, self._width, self._macs = binding.unit, width, macs
+        self._grain = LINE if self._unit <= LINE or alone else self._unit
+        self._plan = binding.plan(width) if isinstance(cipher, PlannedCipher) else None
+
+    def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
+        grain, end = self._grain, start + out.size
+        at = start - (start - self._origin) % grain
+        if at < start or out.size < grain:
+            room = np.empty(grain, np.uint8)
+            self._decrypt(media, at, room)
+            skip = start - at
+            taken = min(grain - skip, out.size)
+            out[:taken] = room[skip : skip + taken]
+            start = at + skip + taken
+        whole = (end - start) // grain * grain
+        if whole:
+            self._decrypt(media, start, out[out.size - (end - start) :][:whole])
+            start += whole
+        if start < end:
+            room = np.empty(grain, np.uint8)
+            self._decrypt(media, start, room)
+            out[start - end :] = room[: end - start]
+
+    def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
+        if np.may_share_memory(media, data):  # ciphertext as plaintext, from under our own hands
+            data = data.copy()
+        grain, end = self._grain, start + data.size
+        at = start - (start - self._origin) % grain
+        if at < start or data.size < grain:
+            skip = start - at
+            taken = min(grain - skip, data.size)
+            self._patch(media, at, skip, data[:taken])
+            start = at + skip + taken
+        whole = (end - start) // grain * grain
+        if whole:
+            self._encrypt(media, start, data[data.size - (end - start) :][:whole])
+            start += whole
+        if start < end:
+            self._patch(media, start, 0, data[start - end :])
+
+    def _patch(self, media: Bytes, at: int, skip: int, data: Bytes) -> None:
+        """Replace some bytes of the grain at a place."""
+        room = np.empty(self._grain, np.uint8)
+        self._decrypt(media, at, room)
+        room[skip : skip + data.size] = data
+        self._encrypt(media, at, room)
+
+    def _decrypt(self, media: Bytes, at: int, out: Bytes) -> None:
+        """Whole grains from a place on."""
+        source = media[at : at + out.size]
+        if self._macs is not None:
+            self._macs.check(media, source, self._numbers(at, out.size))
+        self._crypt(True, at, source, out)
+
+    def _encrypt(self, media: Bytes, at: int, data: Bytes) -> None:
+        to = media[at : at + data.size]
+        self._crypt(False, at, data, to)
+        if self._macs is not None:
+            self._macs.seal(media, to, self._numbers(at, data.size))
+
+    def _numbers(self, at: int, size: int) -> Words:
+        return np.arange(at // LINE, (at + size) // LINE, dtype=np.uint64)
+
+    def _crypt(self, back: bool, at: int, source: Bytes, to: Bytes) -> None:
+        unit = self._unit
+        first, skip = divmod(at - self._origin, unit)
+        if self._plan is not None:
+            self._cipher.planned(back, unit, *self._plan, first, source, to, skip)  # type: ignore[attr-defined]
+            return
+        done, step = 0, max(1, CHUNK // unit) * unit
+        while done < to.size:
+            count = min(step - skip, to.size - done)
+            ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
+            part = slice(done, done + count)
+            self._cipher.units(back, unit, ivs, source[part], to[part], skip)
+            done, first, skip = done + count, first + (skip + count) // unit, 0
+
+    def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
+        offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
+        flat, made = source.reshape(-1), to.reshape(-1)
+        if self._unit > LINE:
+            ivs = self._binding.at(offsets // np.uint64(self._unit), self._width)
+            assert isinstance(self._cipher, PartCipher)
+            self._cipher.lines(back, ivs, offsets % np.uint64(self._unit), flat, made)
+            return
+        per = LINE // self._unit
+        first = offsets // np.uint64(self._unit)
+        units = (first[:, None] + np.arange(per, dtype=np.uint64)).reshape(-1)
+        self._cipher.units(back, self._unit, self._binding.at(units, self._width), flat, made)
+
+    def _get(self, media: Bytes, numbers: Words) -> Bytes:
+        if self._grain == LINE:
+            lines = media.reshape(-1, LINE)[numbers]
+            if self._macs is not None:
+                self._macs.check(media, lines.reshape(-1), numbers)
+            self.numbered(True, numbers, lines, lines)
+            return lines
+        units, place, within = self._units_of(numbers)
+        plain = self._read_units(media, units)
+        found: Bytes = plain.reshape(units.size, -1, LINE)[place, within]
+        return found
+
+    def _put(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
+        if self._grain == LINE:
+            super()._put(media, numbers, lines)
+            if self._macs is not None:
+                self._macs.seal_at(media, numbers)
+            return
+        units, place, within = self._units_of(numbers)
+        plain = self._read_units(media, units)
+        plain.reshape(units.size, -1, LINE)[place, within] = lines
+        self._write_units(media, units, plain)
+
+    def _units_of(self, numbers: Words) -> tuple[Words, Words, Words]:
+        """The units of some lines, each once; which of them each line is in, and where."""
+        offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
+        units, place = np.unique(offsets // np.uint64(self._unit), return_inverse=True)
+        return units, place, offsets % np.uint64(self._unit) // np.uint64(LINE)
+
+    def _rows(self, media: Bytes) -> Bytes:
+        """The medium of this range, a row for each unit."""
+        return media[self._origin : self._origin + self._size].reshape(-1, self._unit)
+
+    def _read_units(self, media: Bytes, units: Words) -> Bytes:
+        """Scattered units: (n, unit)."""
+        rows = self._rows(media)[units]
+        if self._macs is not None:
+            self._macs.check(media, rows.reshape(-1), self._lines_of(units))
+        ivs = self._binding.at(units, self._width)
+        self._cipher.units(True, self._unit, ivs, rows.reshape(-1), rows.reshape(-1))
+        return rows
+
+    def _write_units(self, media: Bytes, units: Words, plain: Bytes) -> None:
+        ivs = self._binding.at(units, self._width)
+        self._cipher.units(False, self._unit, ivs, plain.reshape(-1), plain.reshape(-1))
+        self._rows(media)[units] = plain
+        if self._macs is not None:
+            self._macs.seal(media, plain.reshape(-1), self._lines_of(units))
+
+    def _lines_of(self, units: Words) -> Words:
+        """The numbers of the lines of units, on the device."""
+        first = (units * np.uint64(self._unit) + np.uint64(self._origin)) // np.uint64(LINE)
+        return (first[:, None] + np.arange(self._unit // LINE, dtype=np.uint64)).reshape(-1)
