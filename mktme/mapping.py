@@ -89,8 +89,8 @@ class Mapping:
             repeats = self.binding.repeats(self.size // self.unit, self.scheme.words)
             if repeats:
                 warnings.warn(
-                    f"{self.scheme.name} gives {repeats} of the data units that were tried an IV that another "
-                    "has: equal data there will look equal, and a counter mode breaks",
+                    f"{self.scheme.name} gives {repeats} of the data units that were tried an IV that "
+                    "another has: equal data there will look equal, and a counter mode breaks",
                     IvReuseWarning,
                     stacklevel=4,
                 )

@@ -58,8 +58,8 @@ def decrypt(x: Vector, before: Vector, after: Vector, one: Any, keys: int, round
 
 
 @cache
-def blocks(bits: int) -> Callable[[int, int, int, int], None]:
-    """The part blocks(keys, rounds, source, n, to): AES of n blocks, in registers of `bits` bits.
+def blocks(bits: int) -> Callable[[int, int, int, int, int], None]:
+    """AES of n blocks in registers of `bits` bits: a part of (keys, rounds, source, n, to).
 
     The places are the same or don't overlap.
     """
@@ -73,7 +73,7 @@ def blocks(bits: int) -> Callable[[int, int, int, int], None]:
         for i in range(16 * whole, 16 * n, 16):
             store(to + i, encrypt(load(block, source + i), zero(block), zero(block), block, keys, rounds))
 
-    return encrypt_blocks  # type: ignore[no-any-return]
+    return encrypt_blocks
 
 
 @inline

@@ -44,7 +44,7 @@ class Algorithm:
 
 
 def _xts(backend: str, keys: list[Any]) -> Cipher:
-    return backends.aes_xts(*keys, backend=backend)
+    return backends.aes_xts(keys[0], keys[1], backend)
 
 
 def _ctr(backend: str, keys: list[Any]) -> Cipher:
@@ -61,7 +61,7 @@ def _xex(outer: bool, backend: str, keys: list[Any]) -> Cipher:
     if backend == "portable":
         from mktme.crypto.portable_modes import PortableXex
 
-        return PortableXex(*keys, outer)
+        return PortableXex(keys[0], outer)
     from mktme.crypto.native import NativeAes, xex_kernel
 
     return NativeAes(xex_kernel(backends.WIDTH[backend], outer), *keys)
@@ -85,6 +85,16 @@ def _cts(backend: str, keys: list[Any]) -> Cipher:
     return CbcCts(*keys)
 
 
+def _hctr2(backend: str, keys: list[Any]) -> Cipher:
+    if backend == "portable":
+        from mktme.crypto.portable_hctr2 import PortableHctr2
+
+        return PortableHctr2(*keys)
+    from mktme.crypto.hctr2 import Hctr2
+
+    return Hctr2(backends.WIDTH[backend], *keys)
+
+
 _table = [
     Algorithm("aes-xts-128", (16, 16), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
     Algorithm("aes-xts-256", (32, 32), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
@@ -96,6 +106,8 @@ _table = [
     Algorithm("aes-cbc-256", (32,), partial(_cbc, ""), "NIST SP 800-38A, 6.2"),
     Algorithm("aes-cbc-essiv-128", (16,), partial(_cbc, "essiv"), "fscrypt contents mode 5"),
     Algorithm("aes-cbc-essiv-256", (32,), partial(_cbc, "essiv"), "dm-crypt aes-cbc-essiv:sha256"),
+    Algorithm("aes-hctr2-128", (16,), _hctr2, "Crowley, Huckleberry, Biggers 2021", 32, (16, 4096, 1)),
+    Algorithm("aes-hctr2-256", (32,), _hctr2, "fscrypt names mode 10", 32, (16, 4096, 1)),
     Algorithm("aes-cts-128", (16,), _cts, "fscrypt names mode 6; CS3", units=(16, 255, 1)),
     Algorithm("aes-cts-256", (32,), _cts, "fscrypt names mode 4; CS3", units=(16, 255, 1)),
 ]

@@ -102,4 +102,4 @@ def build(bits: int) -> Callable[..., None]:
             else:
                 encrypt_units(schedule, unit, m, vectors, source + unit * u, to + unit * u)
 
-    return units  # type: ignore[no-any-return]
+    return units

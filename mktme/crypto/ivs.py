@@ -54,4 +54,4 @@ def build(bits: int) -> Callable[..., int]:
             at = room
         return at
 
-    return take  # type: ignore[no-any-return]
+    return take

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-from numba.core import config
-from numba.core import sigutils
-from numba.core.ccallback import CFunc
+from numba.core import config, sigutils
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.ccallback import CFunc
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,8 +106,9 @@ def callback(function: Callable[..., Any], signature: Any, variant: object = Non
     """
     compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={"nopython": True})
     if variant is not None and cache_directory() is not None:
-        compiled._cache = _KernelCache(function)
-        compiled._cache.variant = variant
+        made = _KernelCache(function)
+        made.variant = variant
+        vars(compiled)["_cache"] = made
     compiled.compile()
     return compiled
 

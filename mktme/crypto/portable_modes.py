@@ -35,7 +35,7 @@ class PortableCtr(PortableAes):
             to[part] = self._crypt(counters, source[part])
 
     def lines(self, back: bool, ivs: Words, skips: Words, source: Bytes, to: Bytes) -> None:
-        blocks = skips[:, None] // np.uint64(16) + np.arange(4, dtype=np.uint64)
+        blocks = (skips[:, None] >> np.uint64(4)) + np.arange(4).astype(np.uint64)
         for u in range(0, skips.size, CHUNK // 64):
             rows, part = slice(u, u + CHUNK // 64), slice(64 * u, 64 * u + CHUNK)
             to[part] = self._crypt(counted(ivs[rows][:, None], blocks[rows]), source[part])

@@ -72,4 +72,4 @@ def build(bits: int, outer: bool) -> Callable[..., None]:
         if stream:
             fence()
 
-    return units  # type: ignore[no-any-return]
+    return units

@@ -57,7 +57,7 @@ def compile_scheme(scheme: Scheme) -> Compiled:
             (text.strip() for text in str(error).splitlines()[1:] if text.strip()), type(error).__name__
         )
         return Compiled({}, line[:120])
-    parts = list(returned) if isinstance(returned, types.BaseTuple) else [returned]
+    parts = list(returned) if hasattr(returned, "__iter__") else [returned]
     check_words(scheme, len(parts), [str(t) for t in parts if not isinstance(t, types.Integer)])
     widths = (2, 4) if len(parts) == 2 else (4,)
     return Compiled({width: _fill(scheme, function, len(parts), width) for width in widths})

@@ -1,5 +1,6 @@
 """dm-crypt's IV generators (drivers/md/dm-crypt.c). They count sectors of 512 bytes, also where a
-data unit has more (dm-crypt's `iv_large_sectors` is off)."""
+data unit has more (dm-crypt's `iv_large_sectors` is off).
+"""
 
 from __future__ import annotations
 

@@ -33,6 +33,12 @@ SPLIT_LINES = PAGE // LINE  # lines that share a major counter
 class Store(Protocol):
     """The state of a mapped range; `numbers` are those of its data units, each once."""
 
+    def __init__(self, metadata: Bytes) -> None: ...
+
+    @staticmethod
+    def size(length: int, unit: int) -> int:
+        """Bytes of metadata for a range of `length` bytes."""
+
     def current(self, numbers: Words) -> dict[str, Words]:
         """The coordinates with which units were last written."""
 
@@ -208,4 +214,9 @@ class DeuceCounters:
         return 8 * first, 8 * last + 8
 
 
-STORES = {"random": RandomIvs, "global": GlobalCounters, "split": SplitCounters, "deuce": DeuceCounters}
+STORES: dict[str, type[Store]] = {
+    "random": RandomIvs,
+    "global": GlobalCounters,
+    "split": SplitCounters,
+    "deuce": DeuceCounters,
+}

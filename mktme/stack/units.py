@@ -41,6 +41,7 @@ class UnitPath(LineAccess):
     ) -> None:
         self._binding, self._cipher, self._origin, self._size = binding, cipher, origin, size
         self._unit, self._width, self._macs = binding.unit, width, macs
+        self._unit_word = np.uint64(self._unit)
         self._grain = LINE if self._unit <= LINE or alone else self._unit
         self._plan = binding.plan(width) if isinstance(cipher, PlannedCipher) else None
 
@@ -121,13 +122,13 @@ class UnitPath(LineAccess):
         offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
         flat, made = source.reshape(-1), to.reshape(-1)
         if self._unit > LINE:
-            ivs = self._binding.at(offsets // np.uint64(self._unit), self._width)
+            ivs = self._binding.at(offsets // self._unit_word, self._width)
             assert isinstance(self._cipher, PartCipher)
-            self._cipher.lines(back, ivs, offsets % np.uint64(self._unit), flat, made)
+            self._cipher.lines(back, ivs, offsets % self._unit_word, flat, made)
             return
         per = LINE // self._unit
-        first = offsets // np.uint64(self._unit)
-        units = (first[:, None] + np.arange(per, dtype=np.uint64)).reshape(-1)
+        first = offsets // self._unit_word
+        units = (first[:, None] + np.arange(per).astype(np.uint64)).reshape(-1)
         self._cipher.units(back, self._unit, self._binding.at(units, self._width), flat, made)
 
     def _get(self, media: Bytes, numbers: Words) -> Bytes:
@@ -156,8 +157,8 @@ class UnitPath(LineAccess):
     def _units_of(self, numbers: Words) -> tuple[Words, Words, Words]:
         """The units of some lines, each once; which of them each line is in, and where."""
         offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
-        units, place = np.unique(offsets // np.uint64(self._unit), return_inverse=True)
-        return units, place, offsets % np.uint64(self._unit) // np.uint64(LINE)
+        units, place = np.unique(offsets // self._unit_word, return_inverse=True)
+        return units, place, offsets % self._unit_word // np.uint64(LINE)
 
     def _rows(self, media: Bytes) -> Bytes:
         """The medium of this range, a row for each unit."""
@@ -181,5 +182,5 @@ class UnitPath(LineAccess):
 
     def _lines_of(self, units: Words) -> Words:
         """The numbers of the lines of units, on the device."""
-        first = (units * np.uint64(self._unit) + np.uint64(self._origin)) // np.uint64(LINE)
-        return (first[:, None] + np.arange(self._unit // LINE, dtype=np.uint64)).reshape(-1)
+        first = (units * self._unit_word + np.uint64(self._origin)) // np.uint64(LINE)
+        return (first[:, None] + np.arange(self._unit // LINE).astype(np.uint64)).reshape(-1)

@@ -112,13 +112,15 @@ def test_the_cache_belongs_to_the_content_of_the_sources(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = kernel.digest()
-    for source in Path(kernel.__file__).parent.glob("*.py"):
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "kernel.py"))
+    for folder in ("crypto", "iv"):
+        (tmp_path / folder).mkdir()
+        for source in (Path(kernel.__file__).parents[1] / folder).glob("*.py"):
+            (tmp_path / folder / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "crypto/kernel.py"))
     kernel.digest.cache_clear()
     try:
         assert kernel.digest() == before
-        with (tmp_path / "simd.py").open("a") as file:
+        with (tmp_path / "crypto/simd.py").open("a") as file:
             file.write("# an edit of a file that holds no kernel\n")
         kernel.digest.cache_clear()
         assert kernel.digest() != before

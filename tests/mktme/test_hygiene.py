@@ -160,9 +160,9 @@ SCAN = """if 1:
         with pmem.create(sys.argv[1] + algorithm, "1MiB") as device:
             controller = mktme.Controller(device)
             key = mktme.Key.generate(algorithm)
-            halves = [np.invert(half).tobytes() for half in key.halves()]
+            halves = [np.invert(half).tobytes() for half in key.parts()]
             keyid = controller.program_key(key)
-            packed = mktme.pconfig.pack(9, mktme.pconfig.Command.SET_KEY_DIRECT, algorithm, *key.halves())
+            packed = mktme.pconfig.pack(9, mktme.pconfig.Command.SET_KEY_DIRECT, algorithm, *key.parts())
             assert controller.pconfig(packed) == 0
             packed[:] = bytes(256)
             region = controller.map(0, "1MiB", keyid)
