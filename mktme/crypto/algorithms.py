@@ -85,6 +85,16 @@ def _cts(backend: str, keys: list[Any]) -> Cipher:
     return CbcCts(*keys)
 
 
+def _adiantum(backend: str, keys: list[Any]) -> Cipher:
+    if backend == "portable":
+        from mktme.crypto.portable_adiantum import PortableAdiantum
+
+        return PortableAdiantum(*keys)
+    from mktme.crypto.adiantum import Adiantum
+
+    return Adiantum(backends.WIDTH[backend], *keys)
+
+
 def _hctr2(backend: str, keys: list[Any]) -> Cipher:
     if backend == "portable":
         from mktme.crypto.portable_hctr2 import PortableHctr2
@@ -106,6 +116,7 @@ _table = [
     Algorithm("aes-cbc-256", (32,), partial(_cbc, ""), "NIST SP 800-38A, 6.2"),
     Algorithm("aes-cbc-essiv-128", (16,), partial(_cbc, "essiv"), "fscrypt contents mode 5"),
     Algorithm("aes-cbc-essiv-256", (32,), partial(_cbc, "essiv"), "dm-crypt aes-cbc-essiv:sha256"),
+    Algorithm("adiantum", (32,), _adiantum, "Crowley, Biggers 2018; XChaCha12", 32, (16, 4096, 1)),
     Algorithm("aes-hctr2-128", (16,), _hctr2, "Crowley, Huckleberry, Biggers 2021", 32, (16, 4096, 1)),
     Algorithm("aes-hctr2-256", (32,), _hctr2, "fscrypt names mode 10", 32, (16, 4096, 1)),
     Algorithm("aes-cts-128", (16,), _cts, "fscrypt names mode 6; CS3", units=(16, 255, 1)),

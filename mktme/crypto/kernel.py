@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core import config, sigutils
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 from numba.core.ccallback import CFunc
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,14 +72,28 @@ class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
+    """A cache with files of its own for each variant of a function.
+
+    Numba keeps all that is made from one place in the source under one index, and two processes
+    that add to it at the same moment can give one file name to two different kernels.
+    """
+
     _impl_class = _CacheImpl
-    variant: object = None
+
+    def __init__(self, function: Callable[..., Any], variant: object) -> None:
+        super().__init__(function)
+        code = function.__code__
+        constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+        body = repr((code.co_code, code.co_names, constants, variant))
+        self._body = hashlib.sha256(body.encode()).hexdigest()
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=f"{self._impl.filename_base}-{self._body[:16]}",
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        code = self._py_func.__code__
-        constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
-        body = hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()
-        return signature, codegen.magic_tuple(), self.variant, body
+        return signature, codegen.magic_tuple(), self._body
 
 
 def kernel(variant: object = None) -> Callable[[F], F]:
@@ -92,8 +106,7 @@ def kernel(variant: object = None) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         compiled = numba.njit(nogil=True)(function)
         if cache_directory() is not None:
-            compiled._cache = _KernelCache(function)
-            compiled._cache.variant = variant
+            compiled._cache = _KernelCache(function, variant)
         return compiled  # type: ignore[no-any-return]
 
     return decorate
@@ -106,9 +119,7 @@ def callback(function: Callable[..., Any], signature: Any, variant: object = Non
     """
     compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={"nopython": True})
     if variant is not None and cache_directory() is not None:
-        made = _KernelCache(function)
-        made.variant = variant
-        vars(compiled)["_cache"] = made
+        vars(compiled)["_cache"] = _KernelCache(function, variant)
     compiled.compile()
     return compiled
 

@@ -121,12 +121,16 @@ def zipfian(size: int, rng: np.random.Generator) -> Iterator[Workload]:
     yield Workload("zipfian, 70/30", "4KiB", either, list(zip(offsets.tolist(), reads.tolist(), strict=True)))
 
 
+def library_files() -> list[Path]:
+    """The standard library's source files, in the order of their paths."""
+    found = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
+    return [path for path in found if not {"site-packages", "dist-packages"} & set(path.parts)]
+
+
 def library(limit: int) -> list[npt.NDArray[np.uint8]]:
     """The standard library's source files, in the order of their paths, up to `limit` bytes."""
     found, total = [], 0
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
-        if "site-packages" in path.parts or "dist-packages" in path.parts:
-            continue
+    for path in library_files():
         data = np.fromfile(path, np.uint8)
         if data.size and total + data.size <= limit:
             found.append(data)

@@ -1,0 +1,1 @@
+"""fscrypt: Linux file-based encryption, its keys and policies."""
