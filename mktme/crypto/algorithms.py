@@ -47,6 +47,16 @@ def _xts(backend: str, keys: list[Any]) -> Cipher:
     return backends.aes_xts(keys[0], keys[1], backend)
 
 
+def _sm4(backend: str, keys: list[Any]) -> Cipher:
+    from mktme.crypto.sm4 import Sm4Xts, supported
+
+    if backend == "portable" or not supported():
+        from mktme.crypto.portable_sm4 import PortableSm4Xts
+
+        return PortableSm4Xts(*keys)
+    return Sm4Xts(backends.WIDTH[backend], *keys)
+
+
 def _ctr(backend: str, keys: list[Any]) -> Cipher:
     if backend == "portable":
         from mktme.crypto.portable_modes import PortableCtr
@@ -108,6 +118,7 @@ def _hctr2(backend: str, keys: list[Any]) -> Cipher:
 _table = [
     Algorithm("aes-xts-128", (16, 16), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
     Algorithm("aes-xts-256", (32, 32), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
+    Algorithm("sm4-xts", (16, 16), _sm4, "GB/T 32907-2016 under IEEE 1619-2018; fscrypt mode 7"),
     Algorithm("aes-xe-128", (16,), partial(_xex, False), "AMD SME; Du et al. 2017", units=(16, 16, 16)),
     Algorithm("aes-xex-128", (16,), partial(_xex, True), "AMD SME; Wilke et al. 2020", units=(16, 16, 16)),
     Algorithm("aes-ctr-128", (16,), _ctr, "NIST SP 800-38A, 6.5", alone=True),

@@ -330,7 +330,8 @@ def scratch(typing: Any, pack: Any) -> Any:
     want = pack.instance_type
 
     def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        room = cgutils.alloca_once(b, ir.ArrayType(I8, 16 * want.blocks))
+        with b.goto_entry_block():  # not alloca_once, which clears it at every call
+            room = b.alloca(ir.ArrayType(I8, 16 * want.blocks))
         room.align = 64
         return b.ptrtoint(room, I64)
 

@@ -1,0 +1,128 @@
+"""Attackers: objects that get what an attacker has, media bytes and chosen data, and never a key.
+
+The scheme, its coordinates and the constants of an address-linear tweak are public (Kerckhoffs).
+Each returns what it recovered; the experiments hold that against the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from mktme.iv import Scheme
+from mktme.lab.iv.world import Bytes, Dimm, Image, Wiring
+
+LINE, BLOCK = 64, 16
+Mask = npt.NDArray[np.bool_]
+
+
+def lines_of(data: Bytes) -> npt.NDArray[np.void]:
+    """A buffer as lines that can be compared whole."""
+    return np.ascontiguousarray(data).view(f"V{LINE}")
+
+
+class Linker:
+    """Looks at one image of the medium for lines that are equal: their plaintexts must be, too."""
+
+    def __init__(self, media: Bytes) -> None:
+        self._lines = lines_of(media)
+
+    def linked(self) -> Mask:
+        """For each line, whether another one has the same ciphertext."""
+        _, group, count = np.unique(self._lines, return_inverse=True, return_counts=True)
+        found: Mask = count[group.reshape(-1)] > 1
+        return found
+
+
+class Watcher:
+    """Looks at the same place at several times (the ciphertext side channel of CipherLeaks)."""
+
+    def __init__(self, moments: list[Bytes]) -> None:
+        self._moments = [lines_of(media) for media in moments]
+
+    def same(self, earlier: int, later: int) -> Mask:
+        """The lines that hold at a later moment what they held at an earlier one."""
+        found: Mask = self._moments[earlier] == self._moments[later]
+        return found
+
+
+class Mover:
+    """Puts somebody's ciphertext over a place that it can read as its own, and reads it there.
+
+    `read_own` is what the machine returns for the attacker's own file, or raises. With the
+    address-linear tweak of XE, what comes back is the plaintext under a known mask.
+    """
+
+    def __init__(self, dimm: Dimm, read_own: Callable[[], Bytes], scheme: Scheme) -> None:
+        self._dimm, self._read_own, self._scheme = dimm, read_own, scheme
+
+    def recover(self, victim: int, own: int, size: int, wiring: Wiring) -> list[Bytes]:
+        """What the victim's slot may hold: as it was read, and with the mask taken off."""
+        self._dimm.put(own, self._dimm.save(victim, size))
+        seen = self._read_own()
+        guesses = [seen]
+        if self._scheme.name == "xe":
+            here, there = (self._tweaks(wiring, slot, size) for slot in (own, victim))
+            guesses.append(seen ^ here ^ there)
+        return guesses
+
+    def _tweaks(self, wiring: Wiring, slot: int, size: int) -> Bytes:
+        from mktme.lab.iv.world import World
+
+        addresses = np.arange(0, size, BLOCK, dtype=np.uint64)
+        addresses += np.uint64(wiring.system + World.address(slot))
+        made: Bytes = np.stack(self._scheme.iv(addresses), axis=1).view(np.uint8).reshape(-1)
+        return made
+
+
+class Replayer:
+    """Saves a place, and puts it back after its owner has written it anew."""
+
+    def __init__(self, dimm: Dimm, slot: int, size: int) -> None:
+        self._dimm, self._slot = dimm, slot
+        self._old: Image = dimm.save(slot, size)
+
+    def put_back(self, *, beside: bool) -> None:
+        """The data as it was, and with `beside` all that was kept beside it, too."""
+        self._dimm.put(self._slot, self._old, beside=beside)
+
+
+class Watermarker:
+    """Makes a file whose encrypted form can be told on the medium (Saarinen 2004).
+
+    Under CBC the first block of a unit is E(P ^ IV): who knows the IVs of two units can choose
+    two plaintexts that become equal ciphertext. Needs the predicted IVs of the units.
+    """
+
+    def __init__(self, ivs: list[bytes], unit: int, seed: int) -> None:
+        self._unit, rng = unit, np.random.default_rng(seed)
+        self._mark = np.frombuffer(rng.bytes(BLOCK), np.uint8)
+        self._ivs = np.frombuffer(b"".join(iv[:BLOCK] for iv in ivs), np.uint8).reshape(-1, BLOCK)
+        self._rest = np.frombuffer(rng.bytes(unit - BLOCK), np.uint8)
+
+    def file(self) -> Bytes:
+        """The data that somebody is made to store."""
+        units = np.empty((len(self._ivs), self._unit), np.uint8)
+        units[:, :BLOCK] = self._ivs ^ self._mark
+        units[:, BLOCK:] = self._rest
+        return units.reshape(-1)
+
+    def found(self, media: Bytes) -> int:
+        """How many units on the medium bear the mark: equal first blocks."""
+        first = np.ascontiguousarray(media.reshape(-1, self._unit)[:, :BLOCK]).view(f"V{BLOCK}")
+        _, count = np.unique(first, return_counts=True)
+        return int(count[count > 1].sum())
+
+
+class PadThief:
+    """Has two images of a place that were encrypted under the same pad: their xor is the plaintexts'."""
+
+    def __init__(self, earlier: Bytes, later: Bytes) -> None:
+        self._xor = earlier ^ later
+
+    def plaintext(self, known: Bytes) -> Bytes:
+        """The later plaintext, given the earlier one."""
+        made: Bytes = self._xor ^ known
+        return made

@@ -1,0 +1,176 @@
+"""Where schemes end: IVs that occur twice, counters that run out or are lost, chosen plaintexts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mktme.errors import CountersExhausted
+from mktme.fscrypt.siphash import siphash24
+from mktme.iv import Scheme
+from mktme.iv.compiled import Binding
+from mktme.iv.coordinates import STATE
+from mktme.lab.iv.attacks import PadThief, Watermarker
+from mktme.lab.iv.subjects import Subject
+from mktme.lab.iv.world import ALICE, BOB, SLOT, WIRING, Bytes, Dimm, File, World, rewired
+
+FILES, UNITS = 64, 512  # of the sweep over the coordinates of files
+FAR = 1 << 32  # sectors: 2 TiB
+MARKS = 64  # units of a watermarked file
+
+
+def reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
+    """A sweep over coordinates as they are used: data units that share key and IV, and a proof.
+
+    Swept are the blocks of FILES files one after another on the device, and the same again 2^32
+    sectors further on. `repeated`: how many of the `units` have an IV that an earlier one had.
+    `proof`: two places with equal IVs, stored with equal data, have equal ciphertext.
+    """
+    scheme = subject.scheme
+    if scheme.state:
+        return _state_reuse(folder, subject, data)
+    seen = []
+    for far in (0, 1):
+        for number in range(FILES):
+            file = File(100 + number, bytes([number + 1, far]) * 8)
+            values = coordinates(scheme, file, number * SLOT, far)
+            ivs = Binding(scheme, scheme.unit, values).ivs(0, UNITS, scheme.words)
+            key = np.full((UNITS, 1), far * FILES + number if scheme.file_key else 0, np.uint64)
+            seen.append(np.concatenate([key, ivs], axis=1))
+    every = np.concatenate(seen)
+    _, first = np.unique(every, axis=0, return_index=True)
+    proof = _proof(folder, subject, data)
+    return {"units": len(every), "repeated": len(every) - len(first)} | proof
+
+
+def coordinates(scheme: Scheme, file: File, address: int, far: int = 0) -> dict[str, int]:
+    """The coordinates of a file's first data unit on a large device, `far` times 2^32 sectors on."""
+    address += far * FAR * 512
+    place = WIRING.at(address)
+    known = place | {
+        "address": address,
+        "block": 0,
+        "inode": file.inode + far * FILES,
+        "inode_hash": siphash24(bytes(range(16)), (file.inode + far * FILES).to_bytes(8, "little")) % (1 << 32),
+        "nonce_low": int.from_bytes(file.nonce[:8], "little"),
+        "nonce_high": int.from_bytes(file.nonce[8:], "little"),
+    }
+    return {name: known.get(name, 7) for name in scheme.coordinates if name not in STATE}
+
+
+def _proof(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
+    """Whether equal data of two files is equal on the medium, near each other and far apart."""
+    size = min(data.size, 64 << 10)
+    found = {}
+    far = rewired(first_sector=WIRING.first_sector + FAR - SLOT // 512, system=1 << 44)
+    for name, wiring in (("equal_in_two_files", WIRING), ("equal_past_2^32_sectors", far)):
+        with World(folder, subject) as world:
+            world.write(ALICE, 0, data[:size])
+            world.write(BOB, 1, data[:size], wiring=wiring)
+            dimm = Dimm(world)
+            found[name] = bool((dimm.save(0, size).data == dimm.save(1, size).data).all())
+    return found
+
+
+def _state_reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
+    """The same for schemes with state: one place written over and over with the same data."""
+    writes, size = 160, 4096
+    with World(folder, subject) as world, world.file(ALICE, 0, 64 << 10) as region:
+        dimm, seen = Dimm(world), []
+        for _ in range(writes):
+            region.write(0, data[:size])
+            seen.append(dimm.save(0, 64 << 10).data[:size])
+        images = np.concatenate(seen).view(f"V{subject.scheme.unit}")
+        turned = getattr(region.lines(), "turned", None)
+    repeated = images.size - np.unique(images).size
+    made = {"units": int(images.size), "repeated": int(repeated), "turned_pages": turned}
+    return made | {"equal_in_two_files": False, "equal_past_2^32_sectors": False}
+
+
+def birthday(seed: int, files: int = 4096, units: int = 4096) -> dict[str, Any]:
+    """ino-lblk-32: pairs of files whose IVs overlap, counted, against the birthday bound.
+
+    Two files of m units overlap with probability (2m - 1) / 2^32, so n of them have
+    n (n - 1) / 2 times as many pairs. Counted under 8 keys of the inode hash.
+    """
+    rng = np.random.default_rng(seed)
+    counted = []
+    for _ in range(8):
+        key = rng.bytes(16)
+        starts = np.array([siphash24(key, inode.to_bytes(8, "little")) & 0xFFFFFFFF for inode in range(files)])
+        around = np.sort(np.concatenate([starts, starts + (1 << 32)]))
+        reach = np.searchsorted(around, around[:files] + units, side="left") - np.arange(files) - 1
+        counted.append(int(reach.sum()))
+    expected = files * (files - 1) / 2 * (2 * units - 1) / (1 << 32)
+    return {"files": files, "units": units, "expected_pairs": expected, "counted_pairs": counted}
+
+
+def watermark(folder: Path, subject: Subject, seed: int) -> dict[str, Any]:
+    """Mallory has Alice store a file that she made from the IVs that she predicts.
+
+    `found`: units that she tells on the medium afterwards, of `marked`. Where IVs are drawn or
+    encrypted under a key she predicts what she can: the IV before it is sealed.
+    """
+    scheme = subject.scheme
+    if scheme.unit <= 16:
+        return {"marked": 0, "found": 0}
+    values = coordinates(scheme, ALICE, 0)
+    binding = Binding(scheme, scheme.unit, values)
+    count = MARKS if scheme.unit >= 512 else MARKS * 8
+    numbers = np.arange(count, dtype=np.uint64)
+    state = {name: numbers * np.uint64(0) + np.uint64(1) for name in scheme.coordinates if name in STATE}
+    ivs = [row.tobytes() for row in binding.at(numbers, scheme.words, **state)]
+    marker = Watermarker(ivs, scheme.unit, seed)
+    made = marker.file()
+    data = np.concatenate([made, np.zeros(-made.size % (64 << 10), np.uint8)])
+    with World(folder, subject) as world:
+        world.write(ALICE, 0, data)
+        return {"marked": count, "found": marker.found(Dimm(world).save(0, data.size).data[: made.size])}
+
+
+def lost_state(folder: Path, subject: Subject, old: Bytes, new: Bytes) -> dict[str, Any]:
+    """A power failure loses what was kept beside the data; the next write begins from there again.
+
+    Mallory has the medium from before and after, and knows the old plaintext. `recovered`: the
+    fraction of the new plaintext that she computes (as much as 1/256 is chance, and what the two
+    versions have in common is not counted).
+    """
+    with World(folder, subject) as world:
+        dimm = Dimm(world)
+        before = dimm.save(0, old.size)
+        world.write(ALICE, 0, old)
+        earlier = dimm.save(0, old.size)
+        dimm.put(0, type(before)(earlier.data, before.beside))  # the data was durable, the state was not
+        if subject.scheme.state == "deuce":
+            dimm.put(0, before)
+        world.write(ALICE, 0, new)
+        later = dimm.save(0, old.size)
+    guess = PadThief(earlier.data, later.data).plaintext(old)
+    differ = old != new
+    return {"changed": int(differ.sum()), "recovered": float((guess == new)[differ].mean())}
+
+
+def exhaustion(folder: Path, subject: Subject) -> dict[str, Any]:
+    """What happens when a counter has no next value, by setting it there."""
+    kind = subject.scheme.state
+    if kind not in ("global", "split", "deuce"):
+        return {"counter": None}
+    with World(folder, subject) as world:
+        data = np.arange(64 << 10, dtype=np.uint32).view(np.uint8)[: 64 << 10]
+        world.write(ALICE, 0, data)
+        dimm = Dimm(world)
+        image = dimm.save(0, data.size)
+        beside = image.beside.copy()
+        words = beside.view("<u8" if kind != "deuce" else "<u4")
+        words[:1] = np.iinfo(words.dtype).max
+        if kind == "split":  # every minor counter of the first page full, too
+            beside[8:64] = 0xFF
+        dimm.put(0, type(image)(image.data, beside))
+        try:
+            with world.file(ALICE, 0, data.size) as region:
+                region.write(0, bytes(64))
+        except CountersExhausted as error:
+            return {"counter": kind, "outcome": "refused", "evidence": str(error)}
+    return {"counter": kind, "outcome": "wrapped", "evidence": "the write was taken"}

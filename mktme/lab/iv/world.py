@@ -1,0 +1,202 @@
+"""A small machine for experiments: a device, files on it, who has the key and where things lie.
+
+The device is cut into slots. A slot has room for a file's data and for what a scheme keeps beside
+it, so that the bytes of a slot (what an attacker who holds the DIMM can read, save and put
+elsewhere) are data and metadata together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import pmem
+from mktme.controller import Controller
+from mktme.fscrypt.kdf import per_file_key
+from mktme.iv import COORDINATES
+from mktme.keys import Key
+from mktme.lab.iv.subjects import Subject
+from mktme.mapping import metadata_bytes
+from mktme.region import Region
+
+Bytes = npt.NDArray[np.uint8]
+MIB = 1 << 20
+SLOT = 2 * MIB  # bytes of data that a slot has room for
+ROOM = MIB  # bytes of metadata
+SLOTS = 6
+
+
+@dataclass(frozen=True)
+class File:
+    """What is known of a file: its inode number and nonce."""
+
+    inode: int
+    nonce: bytes
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the device is wired: what the physical addresses of its first byte are.
+
+    `interleaved`: pages alternate between two DIMMs, so a page lies elsewhere on its own.
+    """
+
+    system: int = 1 << 36
+    serial: int = 0x5A31
+    first_sector: int = 2048
+    interleaved: bool = False
+
+    def at(self, address: int) -> dict[str, int]:
+        """The coordinates that hang on the place, of the data unit at an address."""
+        local, serial = address, self.serial
+        if self.interleaved:
+            page, within = divmod(address, pmem.PAGE)
+            local, serial = page // 2 * pmem.PAGE + within, self.serial + page % 2
+        return {
+            "system_address": self.system + address,
+            "device_address": local,
+            "dimm_serial": serial,
+            "sector": self.first_sector + address // 512,
+        }
+
+
+ALICE, BOB, MALLORY = (File(inode, bytes([inode]) * 16) for inode in (12, 13, 66))
+WIRING = Wiring()
+
+
+class World:
+    """A device of SLOTS slots, encrypted as the subject says, under one fixed master key.
+
+    Files of a scheme with a key for each file get a key derived as fscrypt does (v2, HKDF).
+    """
+
+    def __init__(self, folder: Path, subject: Subject) -> None:
+        self.subject = subject
+        size = SLOTS * (SLOT + ROOM)
+        self.device = pmem.create(folder / f"{subject.name.replace('/', '-')}.img", size)
+        self._controller = Controller(self.device, threads=1)
+        self._keyids: dict[File | None, int] = {}
+        self._master = np.random.default_rng(1).bytes(64)
+
+    def close(self) -> None:
+        """Forget the keys and delete the image."""
+        self._controller.power_cycle()
+        self.device.close()
+        self.device.path.unlink()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @staticmethod
+    def address(slot: int) -> int:
+        """Where a slot's data begins; its metadata lies behind all slots' data."""
+        return slot * SLOT
+
+    @staticmethod
+    def beside(slot: int, at: int = 0) -> int:
+        """Where the metadata lies of what is mapped at `at` in a slot, in steps of 64 KiB."""
+        return SLOTS * SLOT + slot * ROOM + at // 4
+
+    def _keyid(self, file: File) -> int:
+        owner = file if self.subject.scheme.file_key else None
+        if owner not in self._keyids:
+            algorithm = self.subject.algorithm
+            size = len(b"".join(bytes(p) for p in Key.generate(algorithm).parts()))
+            material = per_file_key(self._master, file.nonce, size) if owner else self._master[:size]
+            self._keyids[owner] = self._controller.program_key(Key.from_bytes(algorithm, material))
+        return self._keyids[owner]
+
+    @contextmanager
+    def file(
+        self,
+        file: File,
+        slot: int,
+        size: int,
+        wiring: Wiring = WIRING,
+        block: int = 0,
+        at: int = 0,
+        inode_hash: int | None = None,
+    ) -> Iterator[Region]:
+        """A range of `size` bytes at `at` in a slot, mapped as blocks of a file from `block` on."""
+        scheme, address = self.subject.scheme, self.address(slot) + at
+        known: dict[str, Any] = wiring.at(address) | {
+            "block": block,
+            "inode": file.inode,
+            "inode_hash": file.inode * 0x9E3779B1 % (1 << 32) if inode_hash is None else inode_hash,
+        }
+        given = {name: known[name] for name in scheme.coordinates if name in known}
+        if "nonce_low" in scheme.coordinates:
+            given["nonce"] = file.nonce
+        own = [n for n in scheme.coordinates if n not in COORDINATES]
+        given |= {name: 7 for name in own}
+        if metadata_bytes(scheme.name, size, integrity=self.subject.integrity):
+            given["metadata"] = self.beside(slot, at)
+        region = self._controller.map(
+            address, size, self._keyid(file), iv=scheme.name, integrity=self.subject.integrity, **given
+        )
+        try:
+            yield region
+        finally:
+            self._controller.unmap(region)
+
+    def write(self, file: File, slot: int, data: Any, **where: Any) -> None:
+        """Store a file's data, whole pages, in a slot."""
+        with self.file(file, slot, len(data), **where) as region:
+            region.write(0, data)
+
+    def read(self, file: File, slot: int, size: int, **where: Any) -> Bytes:
+        """Read a file's data as its owner. Raises PoisonError."""
+        with self.file(file, slot, size, **where) as region:
+            return np.frombuffer(region.read(0, size), np.uint8)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a slot's bytes are on the medium: the data and what is kept beside it."""
+
+    data: Bytes
+    beside: Bytes
+
+
+class Dimm:
+    """What an attacker who holds the DIMM has: the bytes of its slots, to read and to write."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._device = world, world.device
+
+    def save(self, slot: int, size: int, at: int = 0) -> Image:
+        """Copy `size` bytes of data at `at` in a slot, 64 KiB or more, and the metadata beside it."""
+        data, beside = self._places(slot, at)
+        return Image(
+            np.frombuffer(self._device.read(data, size), np.uint8),
+            np.frombuffer(self._device.read(beside, size // 4), np.uint8),
+        )
+
+    def put(self, slot: int, image: Image, *, at: int = 0, beside: bool = True) -> None:
+        """Write data, and the metadata beside it unless told not to."""
+        data, metadata = self._places(slot, at)
+        self._device.write(data, image.data)
+        if beside:
+            self._device.write(metadata, image.beside)
+
+    def _places(self, slot: int, at: int) -> tuple[int, int]:
+        return self._world.address(slot) + at, self._world.beside(slot, at)
+
+    def flip(self, slot: int, bit: int) -> None:
+        """Flip a bit of a slot's data."""
+        at = self._world.address(slot) + bit // 8
+        self._device.write(at, bytes([self._device.read(at, 1)[0] ^ 1 << bit % 8]))
+
+
+def rewired(**changes: Any) -> Wiring:
+    """The usual wiring with changes."""
+    return replace(WIRING, **changes)
