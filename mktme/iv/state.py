@@ -196,9 +196,12 @@ class DeuceCounters:
         return {"counter": lines[:, 0].astype(np.uint64), "modified": lines[:, 1].astype(np.uint64)}
 
     def advance(self, numbers: Words) -> dict[str, Words]:
-        """The next leading counters; a new epoch's has no modified words. Raises CountersExhausted."""
+        """The next leading counters; a new epoch's has no modified words. Raises CountersExhausted.
+
+        A line's first write begins an epoch, so that nothing counts as modified by it.
+        """
         found = self.current(numbers)
-        counter = found["counter"] + np.uint64(1)
+        counter = np.where(found["counter"] == 0, np.uint64(EPOCH), found["counter"] + np.uint64(1))
         if (counter >> np.uint64(32)).any():
             raise CountersExhausted(
                 "a line has been written 2^32 times: map the range anew under another key"

@@ -57,7 +57,7 @@ def database(folder: Path, size: int, seed: int) -> list[Bytes]:
 
 def _row(source: Path, number: int) -> tuple[str, int, int, str]:
     text = source.read_text(errors="replace")
-    return f"{source.parent.name}/{source.name}", len(text), number, text[:EXCERPT]
+    return f"{number}/{source.parent.name}/{source.name}", len(text), number, text[:EXCERPT]
 
 
 def _image(path: Path, size: int) -> Bytes:

@@ -12,13 +12,14 @@ from mktme.fscrypt.siphash import siphash24
 from mktme.iv import Scheme
 from mktme.iv.compiled import Binding
 from mktme.iv.coordinates import STATE
-from mktme.lab.iv.attacks import PadThief, Watermarker
+from mktme.lab.iv.attacks import LINE, PadThief, Watermarker
 from mktme.lab.iv.subjects import Subject
-from mktme.lab.iv.world import ALICE, BOB, SLOT, WIRING, Bytes, Dimm, File, World, rewired
+from mktme.lab.iv.world import ALICE, BOB, SLOT, WIRING, Bytes, Dimm, File, Image, World, rewired
 
 FILES, UNITS = 64, 512  # of the sweep over the coordinates of files
 FAR = 1 << 32  # sectors: 2 TiB
 MARKS = 64  # units of a watermarked file
+WRITES = 160  # of one place: more than a 7-bit counter counts
 
 
 def reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
             seen.append(np.concatenate([key, ivs], axis=1))
     every = np.concatenate(seen)
     _, first = np.unique(every, axis=0, return_index=True)
-    proof = _proof(folder, subject, data)
-    return {"units": len(every), "repeated": len(every) - len(first)} | proof
+    found = {"units": len(every), "repeated": len(every) - len(first)} | _proof(folder, subject, data)
+    return found | ({"birthday": birthday()} if scheme.name == "ino-lblk-32" else {})
 
 
 def coordinates(scheme: Scheme, file: File, address: int, far: int = 0) -> dict[str, int]:
@@ -53,11 +54,16 @@ def coordinates(scheme: Scheme, file: File, address: int, far: int = 0) -> dict[
         "address": address,
         "block": 0,
         "inode": file.inode + far * FILES,
-        "inode_hash": siphash24(bytes(range(16)), (file.inode + far * FILES).to_bytes(8, "little")) % (1 << 32),
+        "inode_hash": inode_hash(bytes(range(16)), file.inode + far * FILES),
         "nonce_low": int.from_bytes(file.nonce[:8], "little"),
         "nonce_high": int.from_bytes(file.nonce[8:], "little"),
     }
     return {name: known.get(name, 7) for name in scheme.coordinates if name not in STATE}
+
+
+def inode_hash(key: bytes, inode: int) -> int:
+    """What ino-lblk-32 adds to the block: the low 32 bits of SipHash-2-4 of the inode number."""
+    return siphash24(key, inode.to_bytes(8, "little")) & 0xFFFFFFFF
 
 
 def _proof(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
@@ -75,21 +81,27 @@ def _proof(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
 
 
 def _state_reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
-    """The same for schemes with state: one place written over and over with the same data."""
-    writes, size = 160, 4096
+    """The same for schemes with state: lines written over and over, always with other words.
+
+    Compared are the pads (ciphertext xor plaintext) of counter mode, or the IVs that were drawn.
+    """
+    size, seen = 4096, []
     with World(folder, subject) as world, world.file(ALICE, 0, 64 << 10) as region:
-        dimm, seen = Dimm(world), []
-        for _ in range(writes):
-            region.write(0, data[:size])
-            seen.append(dimm.save(0, 64 << 10).data[:size])
-        images = np.concatenate(seen).view(f"V{subject.scheme.unit}")
+        dimm = Dimm(world)
+        for number in range(WRITES):
+            plain = data[:size] ^ np.uint8(number + 1)
+            region.write(0, plain)
+            image = dimm.save(0, 64 << 10)
+            drawn = image.beside[: size // subject.scheme.unit * 16]
+            seen.append(drawn if subject.scheme.state == "random" else image.data[:size] ^ plain)
         turned = getattr(region.lines(), "turned", None)
-    repeated = images.size - np.unique(images).size
-    made = {"units": int(images.size), "repeated": int(repeated), "turned_pages": turned}
+    rows = np.concatenate(seen).view("V16" if subject.scheme.state == "random" else f"V{LINE}")
+    repeated = rows.size - np.unique(rows).size
+    made = {"units": int(rows.size), "repeated": int(repeated), "pages_encrypted_anew": turned}
     return made | {"equal_in_two_files": False, "equal_past_2^32_sectors": False}
 
 
-def birthday(seed: int, files: int = 4096, units: int = 4096) -> dict[str, Any]:
+def birthday(seed: int = 1, files: int = 4096, units: int = 4096) -> dict[str, Any]:
     """ino-lblk-32: pairs of files whose IVs overlap, counted, against the birthday bound.
 
     Two files of m units overlap with probability (2m - 1) / 2^32, so n of them have
@@ -99,7 +111,7 @@ def birthday(seed: int, files: int = 4096, units: int = 4096) -> dict[str, Any]:
     counted = []
     for _ in range(8):
         key = rng.bytes(16)
-        starts = np.array([siphash24(key, inode.to_bytes(8, "little")) & 0xFFFFFFFF for inode in range(files)])
+        starts = np.array([inode_hash(key, inode) for inode in range(files)])
         around = np.sort(np.concatenate([starts, starts + (1 << 32)]))
         reach = np.searchsorted(around, around[:files] + units, side="left") - np.arange(files) - 1
         counted.append(int(reach.sum()))
@@ -142,9 +154,7 @@ def lost_state(folder: Path, subject: Subject, old: Bytes, new: Bytes) -> dict[s
         before = dimm.save(0, old.size)
         world.write(ALICE, 0, old)
         earlier = dimm.save(0, old.size)
-        dimm.put(0, type(before)(earlier.data, before.beside))  # the data was durable, the state was not
-        if subject.scheme.state == "deuce":
-            dimm.put(0, before)
+        dimm.put(0, Image(earlier.data, before.beside))  # the data was durable, the state was not
         world.write(ALICE, 0, new)
         later = dimm.save(0, old.size)
     guess = PadThief(earlier.data, later.data).plaintext(old)
@@ -167,7 +177,7 @@ def exhaustion(folder: Path, subject: Subject) -> dict[str, Any]:
         words[:1] = np.iinfo(words.dtype).max
         if kind == "split":  # every minor counter of the first page full, too
             beside[8:64] = 0xFF
-        dimm.put(0, type(image)(image.data, beside))
+        dimm.put(0, Image(image.data, beside))
         try:
             with world.file(ALICE, 0, data.size) as region:
                 region.write(0, bytes(64))

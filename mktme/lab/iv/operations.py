@@ -120,8 +120,8 @@ def _places(subject: Subject, piece: Piece) -> list[tuple[int, int]]:
 def _each(world: World, subject: Subject, piece: Piece, do: Callable[[Any, int, int], None]) -> None:
     for offset, size in _places(subject, piece):
         block = (piece.block + offset) // subject.scheme.unit
-        place = {"at": piece.at + offset, "block": block, "wiring": piece.wiring}
-        with world.file(piece.file, piece.slot, size, **place) as region:
+        at = piece.at + offset
+        with world.file(piece.file, piece.slot, size, piece.wiring, block, at) as region:
             do(region, offset, size)
 
 

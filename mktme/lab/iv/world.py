@@ -137,7 +137,7 @@ class World:
         if "nonce_low" in scheme.coordinates:
             given["nonce"] = file.nonce
         own = [n for n in scheme.coordinates if n not in COORDINATES]
-        given |= {name: 7 for name in own}
+        given |= dict.fromkeys(own, 7)
         if metadata_bytes(scheme.name, size, integrity=self.subject.integrity):
             given["metadata"] = self.beside(slot, at)
         region = self._controller.map(

@@ -1,0 +1,145 @@
+"""From evidence to grades: what each experiment's outcome means for a reader.
+
+    good     the scheme holds, or the operation costs nothing
+    costs    it holds at a price, or leaks a little, as the text says
+    breaks   an attack recovered data or a file system can't do what it wants
+
+A grade is a function of the evidence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mktme.lab.iv.operations import FREE, LOSES, NEEDS_KEY, REENCRYPTS
+
+GOOD, COSTS, BREAKS = "good", "costs", "breaks"
+Grade = tuple[str, str]  # the grade, and a few words
+Evidence = dict[str, Any]
+
+CHANCE = 0.02  # of bytes: guesses that hit by chance are 1/256
+
+
+def places(found: Evidence) -> Grade:
+    share = found["linked"] / max(1, found["lines"])
+    if not found["linked"]:
+        return GOOD, "none linked"
+    return BREAKS if share > 0.5 else COSTS, f"{share:.0%} linked"
+
+
+def times(found: Evidence) -> Grade:
+    if found["recognised"]:
+        return BREAKS, f"{found['recognised'] / max(1, found['recurring']):.0%} recur"
+    if found["kept_seen"]:
+        return COSTS, "unchanged seen"
+    return GOOD, "nothing seen"
+
+
+def relocation(found: Evidence) -> Grade:
+    if found["detected"]:
+        return GOOD, "detected"
+    share = found["recovered"]
+    if share < CHANCE:
+        return GOOD, "garbage"
+    how = "through the mask" if found["masked"] else "as data"
+    return BREAKS, f"{share:.0%} {how}"
+
+
+def replay(found: Evidence) -> Grade:
+    whole, data = found["data and metadata"], found["data"]
+    if whole == "accepted":
+        if data == "accepted":
+            return BREAKS, "accepted"
+        return COSTS, f"with metadata ({data} alone)"
+    return GOOD, whole
+
+
+def flips(found: Evidence) -> Grade:
+    if found["detected"] == found["tries"]:
+        return GOOD, "detected"
+    if found["alone"]:
+        return BREAKS, "chosen bit"
+    if found["chosen_next"]:
+        return BREAKS, "chosen bit, 16 B lost"
+    return COSTS, f"{found['span']} B garbage"
+
+
+def operation(found: Evidence) -> Grade:
+    outcome = found["outcome"]
+    grade = {FREE: GOOD, REENCRYPTS: COSTS, NEEDS_KEY: BREAKS, LOSES: BREAKS}[outcome]
+    return grade if found["verified"] else BREAKS, outcome
+
+
+def reuse(found: Evidence) -> Grade:
+    if found["equal_in_two_files"]:
+        return BREAKS, "between files"
+    if found["equal_past_2^32_sectors"]:
+        return BREAKS, "past 2 TiB"
+    if found["repeated"]:
+        return COSTS, f"{found['repeated'] / found['units']:.0%} of units"
+    return GOOD, "none"
+
+
+def watermark(found: Evidence) -> Grade:
+    if not found["marked"]:
+        return GOOD, "no chain"
+    if found["found"] > found["marked"] / 2:
+        return BREAKS, "found"
+    return GOOD, "not found"
+
+
+def lost_state(found: Evidence) -> Grade:
+    return (
+        (BREAKS, f"{found['recovered']:.0%} recovered") if found["recovered"] > CHANCE else (GOOD, "nothing")
+    )
+
+
+def cost(found: Evidence) -> Grade:
+    worst = min(found["read_ratio"], found["write_ratio"])
+    text = f"{found['read_ratio']:.2f}/{found['write_ratio']:.2f}x"
+    return GOOD if worst >= 0.8 else COSTS, text
+
+
+def room(found: Evidence) -> Grade:
+    share = found["bytes_per_gib"] / 2**30
+    return (GOOD, "0") if not share else (COSTS, f"{share:.1%}")
+
+
+def amplification(found: Evidence) -> Grade:
+    factor = found["amplification"]
+    return GOOD if factor < 1.5 else COSTS, f"{factor:.1f}x"
+
+
+def bit_flips(found: Evidence) -> Grade:
+    total = found["encrypted"] + found["beside"]
+    return GOOD if total < 0.3 else COSTS, f"{total:.0%} ({found['encrypted']:.0%})"
+
+
+# Columns of the matrix: the experiment's key, its head, what grades it.
+COLUMNS: dict[str, tuple[str, Callable[[Evidence], Grade]]] = {
+    "places": ("equal data,\nother place", places),
+    "times": ("equal data,\nother time", times),
+    "relocation": ("moved by\nattacker", relocation),
+    "replay": ("replayed", replay),
+    "flips": ("bit\nflipped", flips),
+    "move, unlocked": ("move,\nunlocked", operation),
+    "move, locked": ("move,\nlocked", operation),
+    "defragment": ("defrag-\nment", operation),
+    "share (reflink)": ("reflink", operation),
+    "copy the image": ("copy\nimage", operation),
+    "DIMM to another slot": ("DIMM\nmoved", operation),
+    "grow the interleave set": ("interleave\ngrown", operation),
+    "reuse": ("IV\nreuse", reuse),
+    "watermark": ("water-\nmark", watermark),
+    "lost state": ("state lost\nin crash", lost_state),
+    "cost": ("read/write of\npmem-line", cost),
+    "room": ("kept\nbeside", room),
+    "amplification": ("lines a\nline write", amplification),
+    "bit flips": ("bits flipped\n(in the line)", bit_flips),
+}
+
+
+def grade(column: str, evidence: Evidence) -> Grade:
+    """The grade of an experiment's evidence, and a few words for a cell of the matrix."""
+    return COLUMNS[column][1](evidence)
