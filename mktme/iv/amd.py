@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
+
 from mktme.iv.scheme import Iv, Scheme, register
 
 FIRST_BIT, BITS = 4, 48  # of a physical address
@@ -23,18 +26,27 @@ def constant(bit: int) -> tuple[int, int]:
     return low, high
 
 
-LOW = tuple(constant(bit)[0] for bit in range(FIRST_BIT, BITS))
-HIGH = tuple(constant(bit)[1] for bit in range(FIRST_BIT, BITS))
+def table(word: int) -> npt.NDArray[np.uint64]:
+    """A word of the xor of the constants for each byte of an address and its values: (6, 256)."""
+    made = np.zeros((BITS // 8, 256), np.uint64)
+    for bit in range(FIRST_BIT, BITS):
+        made[bit // 8, np.arange(256) >> bit % 8 & 1 == 1] ^= np.uint64(constant(bit)[word])
+    return made
+
+
+LOW, HIGH = table(0), table(1)
 
 
 def tweak(system_address: int) -> Iv:
     """The xor of the constants of the address bits that are set, from bit 4 up to 47."""
-    low = system_address & 0
-    high = system_address & 0
-    for i in range(BITS - FIRST_BIT):
-        bit = system_address >> (i + FIRST_BIT) & 1
-        low ^= bit * LOW[i]
-        high ^= bit * HIGH[i]
+    a = system_address & 255
+    b = system_address >> 8 & 255
+    c = system_address >> 16 & 255
+    d = system_address >> 24 & 255
+    e = system_address >> 32 & 255
+    f = system_address >> 40 & 255
+    low = LOW[0, a] ^ LOW[1, b] ^ LOW[2, c] ^ LOW[3, d] ^ LOW[4, e] ^ LOW[5, f]
+    high = HIGH[0, a] ^ HIGH[1, b] ^ HIGH[2, c] ^ HIGH[3, d] ^ HIGH[4, e] ^ HIGH[5, f]
     return low, high
 
 

@@ -21,16 +21,21 @@ Evidence = dict[str, Any]
 CHANCE = 0.02  # of bytes: guesses that hit by chance are 1/256
 
 
+def _percent(share: float) -> str:
+    """A percentage that says 100 only of all."""
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
 def places(found: Evidence) -> Grade:
     share = found["linked"] / max(1, found["lines"])
     if not found["linked"]:
         return GOOD, "none linked"
-    return BREAKS if share > 0.5 else COSTS, f"{share:.0%} linked"
+    return BREAKS if share > 0.5 else COSTS, f"{_percent(share)} linked"
 
 
 def times(found: Evidence) -> Grade:
     if found["recognised"]:
-        return BREAKS, f"{found['recognised'] / max(1, found['recurring']):.0%} recur"
+        return BREAKS, f"{_percent(found['recognised'] / max(1, found['recurring']))} told"
     if found["kept_seen"]:
         return COSTS, "unchanged seen"
     return GOOD, "nothing seen"
@@ -43,7 +48,7 @@ def relocation(found: Evidence) -> Grade:
     if share < CHANCE:
         return GOOD, "garbage"
     how = "through the mask" if found["masked"] else "as data"
-    return BREAKS, f"{share:.0%} {how}"
+    return BREAKS, f"{_percent(share)} {how}"
 
 
 def replay(found: Evidence) -> Grade:
@@ -76,6 +81,9 @@ def reuse(found: Evidence) -> Grade:
         return BREAKS, "between files"
     if found["equal_past_2^32_sectors"]:
         return BREAKS, "past 2 TiB"
+    if "birthday" in found:
+        pairs = found["birthday"]["counted_pairs"]
+        return COSTS, f"{sum(pairs) / len(pairs):.0f} pairs of {found['birthday']['files']} files"
     if found["repeated"]:
         return COSTS, f"{found['repeated'] / found['units']:.0%} of units"
     return GOOD, "none"
@@ -90,9 +98,15 @@ def watermark(found: Evidence) -> Grade:
 
 
 def lost_state(found: Evidence) -> Grade:
-    return (
-        (BREAKS, f"{found['recovered']:.0%} recovered") if found["recovered"] > CHANCE else (GOOD, "nothing")
-    )
+    if found["recovered"] > CHANCE:
+        return BREAKS, f"{_percent(found['recovered'])} recovered"
+    return GOOD, "nothing"
+
+
+def exhaustion(found: Evidence) -> Grade:
+    if found["counter"] is None:
+        return GOOD, "no counter"
+    return (GOOD, "refused") if found["outcome"] == "refused" else (BREAKS, "wraps")
 
 
 def cost(found: Evidence) -> Grade:
@@ -133,6 +147,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Evidence], Grade]]] = {
     "reuse": ("IV\nreuse", reuse),
     "watermark": ("water-\nmark", watermark),
     "lost state": ("state lost\nin crash", lost_state),
+    "overflow": ("counter\nat its end", exhaustion),
     "cost": ("read/write of\npmem-line", cost),
     "room": ("kept\nbeside", room),
     "amplification": ("lines a\nline write", amplification),

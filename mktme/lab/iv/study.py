@@ -55,7 +55,7 @@ def run(
     `size`: bytes of real data, of the standard library's files and of a SQLite database made from
     them, 64 KiB to 2 MiB, whole pages of 64 KiB. `folder`: where images lie meanwhile.
 
-    Returns plain data: "schema", "machine", "settings", "birthday" (of ino-lblk-32) and "schemes",
+    Returns plain data: "schema", "machine", "settings" and "schemes",
     a list with, for each scheme and cipher, its name, properties and "cells": for each experiment
     a "grade" (good, costs, breaks), a "text" of a few words and the "evidence" it comes from.
 
@@ -80,7 +80,6 @@ def run(
             "size": count, "seed": seed, "rounds": rounds, "experiments": list(chosen),
             "versions": corpus.VERSIONS, "seconds": round(time.perf_counter() - begin, 1),
         },
-        "birthday": limits.birthday(seed) if "limits" in chosen else None,
         "schemes": rows,
     }  # fmt: skip
 
@@ -144,6 +143,7 @@ def _cells(subject: Subject, chosen: tuple[str, ...], inputs: Inputs) -> Cells:
         yield "reuse", partial(limits.reuse, at, subject, files)
         yield "watermark", partial(limits.watermark, at, subject, seed)
         yield "lost state", partial(limits.lost_state, at, subject, old, new)
+        yield "overflow", partial(limits.exhaustion, at, subject)
     if "cost" in chosen:
         yield "room", lambda: {"bytes_per_gib": cost.room(subject)}
         yield "amplification", partial(cost.amplification, at, subject, files[: SMALL * 2], seed)
