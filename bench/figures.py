@@ -18,6 +18,7 @@ from pathlib import Path
 from figure import Figure
 from figures_bulk import bulk, threads
 from figures_kernel import kernels
+from figures_schemes import ciphers, schemes
 from figures_small import scattered, small, starting
 from rich.console import Console
 from rich.table import Table
@@ -63,6 +64,8 @@ def main() -> None:
             "lines": lambda: scattered(folder, rounds),
             "small": lambda: small(folder, rounds),
             "start": lambda: starting(folder, rounds),
+            "schemes": lambda: schemes(folder, rounds),
+            "ciphers": lambda: ciphers(rounds),
         }
         figures: list[Figure] = []
         for group, measure in groups.items():

@@ -246,7 +246,9 @@ class Adiantum:
         self._kernels.prepare(address(given), at, self._place)
         given[:] = derived[:] = 0
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt (or, back, decrypt) units of `unit` bytes, at least 16; a row of `ivs` is a tweak.
 
         Source and `to` are the same bytes or don't overlap.

@@ -19,12 +19,15 @@ class Cipher(Protocol):
     Arrays are C-contiguous, in range, and the same or apart: callers check that.
     """
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt (or, back, decrypt) consecutive units of `unit` bytes.
 
         `ivs` has a row of little-endian words for each unit, two for an IV of 16 bytes, four for 32.
         Where lines can be reached alone (`mktme.crypto.algorithms`), the first byte may lie `skip`
-        bytes into its unit and the last unit may end early, both by multiples of 64.
+        bytes into its unit and the last unit may end early, both by multiples of 64. `of` is the
+        size of a long request that this is a part of, in bytes.
         """
 
     def wipe(self) -> None:

@@ -19,7 +19,9 @@ class CbcCts:
     def __init__(self, key: Any) -> None:
         self._key = bytearray(key)
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt (or decrypt) names of `unit` bytes each, 16 or more."""
         crypt = self._decrypt if back else self._encrypt
         made = b"".join(

@@ -288,7 +288,9 @@ class Hctr2:
         data[:] = 0
         self._kernels.prepare(self._state)
 
-    def units(self, back: bool, unit: int, ivs: Any, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Any, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt (or, back, decrypt) units of `unit` bytes, 16 or more, whose tweaks are rows."""
         n = to.size // unit
         if n:

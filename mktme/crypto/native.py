@@ -51,11 +51,13 @@ class NativeAes:
         self._schedule = Schedule(data_key, data_key if tweak_key is None else tweak_key)
         self._at = self._schedule.address
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         size = to.size
         self._units(
             self._at, self._seal, back, unit, skip, size, address(ivs), 0, 0, 0,
-            address(source), address(to), size >= STREAM_FROM,
+            address(source), address(to), max(size, of) >= STREAM_FROM,
         )  # fmt: skip
 
     def planned(

@@ -72,7 +72,9 @@ class PortableXts(LineAccess):
     def __init__(self, data_key: Any, tweak_key: Any) -> None:
         self._data_key, self._tweak_key = bytearray(data_key), bytearray(tweak_key)
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         for part, rows, within in unit_chunks(unit, skip, to.size):
             tweaks = block_tweaks(self._first_tweaks(ivs[rows]), unit // 16).reshape(-1, 2)[within]
             to[part] = self._crypt(back, source[part], tweaks.reshape(-1))
@@ -104,7 +106,9 @@ class PortableXts(LineAccess):
 class Plain(LineAccess):
     """No encryption, behind the same calls."""
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         to[:] = source
 
     def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:

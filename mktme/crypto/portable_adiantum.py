@@ -129,7 +129,9 @@ class PortableAdiantum:
         self._nh_key = np.frombuffer(derived, WORD, offset=64).astype(np.uint32)
         derived[:] = bytes(len(derived))
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt (or, back, decrypt) units of `unit` bytes, at least 16; a row of `ivs` is a tweak.
 
         Source and `to` are the same bytes or don't overlap.

@@ -65,7 +65,9 @@ class PortableHctr2:
         made = ecb(self._key, False, np.array([[0, 0], [1, 0]], LITTLE)).reshape(2, 2)
         self._hash, self._whiten = Polyval(made[0].tobytes()), made[1].copy()
 
-    def units(self, back: bool, unit: int, ivs: Any, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Any, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt (or, back, decrypt) units of `unit` bytes, 16 or more, whose tweaks are rows."""
         n, count = to.size // unit, max(1, CHUNK // unit)
         tweaks = ivs.reshape(-1).view(np.uint8).reshape(n, ivs.nbytes // max(n, 1))

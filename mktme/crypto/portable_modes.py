@@ -28,7 +28,9 @@ class PortableAes:
 class PortableCtr(PortableAes):
     """AES-CTR; see `mktme.crypto.ctr`."""
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         blocks = np.arange(unit // 16, dtype=np.uint64)
         for part, rows, within in unit_chunks(unit, skip, to.size):
             counters = counted(ivs[rows][:, None], blocks[None, :]).reshape(-1, 2)[within]
@@ -59,7 +61,9 @@ class PortableXex(PortableAes):
         super().__init__(key)
         self._outer = outer
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         for u in range(0, to.size, CHUNK):
             tweaks = ivs[u // 16 : (u + CHUNK) // 16].astype(LITTLE).reshape(-1)
             data = np.ascontiguousarray(source[u : u + CHUNK]).view(LITTLE)
@@ -86,7 +90,9 @@ class PortableCbc(PortableAes):
         made._seal = self._essiv if kind == "essiv" else self._key
         return made
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         for part, rows, _ in unit_chunks(unit, 0, to.size):
             vectors = np.ascontiguousarray(ivs[rows], LITTLE)
             if self._seal is not None:

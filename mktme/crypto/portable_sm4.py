@@ -44,7 +44,9 @@ class PortableSm4Xts:
         self._data_key, self._tweak_key = bytearray(data_key), bytearray(tweak_key)
         context(self._data_key, False)
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt or decrypt consecutive data units; see `mktme.crypto.sm4.Sm4Xts.units`."""
         count = max(1, CHUNK // unit)
         for u in range(0, -(-(skip + to.size) // unit), count):

@@ -276,7 +276,9 @@ class Sm4Xts:
         keys[:] = 0
         self._room[POWERS:ZEROS].view(np.uint64)[::2] = np.uint64(1) << np.arange(64, dtype=np.uint64)
 
-    def units(self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0) -> None:
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
         """Encrypt consecutive data units of `unit` bytes, a multiple of 64, or decrypt them.
 
         `ivs` holds each unit's IV as two little-endian words, shape (n, 2). `source` and `to` are

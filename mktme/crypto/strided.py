@@ -39,6 +39,25 @@ def load_strided(typing: Any, pack: Any, address: Any, stride: Any) -> Any:
 
 
 @intrinsic
+def load_pairs(typing: Any, pack: Any, lows: Any, highs: Any) -> Any:
+    """The pack whose i-th block is the i-th 64-bit words at two places."""
+    want = pack.instance_type
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        words = ir.VectorType(I64, want.per)
+        order = [w for lane in range(want.per) for w in (lane, want.per + lane)]
+        registers = []
+        for i in range(want.regs):
+            low, high = (
+                b.load(pointer(b, at, words, 8 * want.per * i), typ=words, align=1) for at in args[1:]
+            )
+            registers.append(shuffle(b, low, high, order))
+        return join(b, want, registers)
+
+    return want(pack, types.intp, types.intp), codegen
+
+
+@intrinsic
 def store_strided(typing: Any, address: Any, stride: Any, x: Any) -> Any:
     """Store the i-th block of a pack at address + i * stride."""
 

@@ -198,6 +198,8 @@ def build(bits: int) -> Kernels:
                 part, m = min(unit - skip, length), 1
             else:
                 part, m = unit, min(UNITS, length // unit)
+            if part == 64:
+                ask(source, 16 * m, how)  # the quarter of them that `small_units` leaves to us
             given_tweaks(schedule, take(ivs, fill, table, first, u, m, seal, tweaks), m, tweaks)
             advance(tweaks, skip >> 4)
             if part == 64:

@@ -8,12 +8,13 @@ how much it grows from unit to unit, and instead of both the address of an array
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import carray
 from numba.core import types
 from numba.core.errors import NumbaError
 from numba.cpython.unsafe.tuple import tuple_setitem
@@ -22,21 +23,37 @@ from mktme.crypto.cipher import Words
 from mktme.crypto.ivs import call_fill
 from mktme.crypto.kernel import callback, digest, inline, kernel
 from mktme.crypto.native import address
-from mktme.crypto.simd import peek, poke
+from mktme.crypto.simd import Pack, intrinsic, peek, poke, scratch
 from mktme.errors import SchemeError
 from mktme.iv import coordinates as known
 from mktme.iv.scheme import Scheme
 
 SIGNATURE = types.void(*[types.int64] * 4)
+BATCH = 128  # units whose IVs are made at a time
+ROOM = Pack(512, BATCH // 2)  # scratch for four words a unit
+KEPT = 8192  # units for which the array of a coordinate that stays is kept
 SAMPLE = 1024  # units at either end of a range on which a user's scheme is tried
 
 
-@dataclass(frozen=True)
 class Compiled:
-    """The fill functions of a scheme by the words of an IV (2, 4), or the reason why there are none."""
+    """A scheme's fill functions by the words of an IV (2, 4), each compiled when it is first asked for.
 
-    fills: Mapping[int, Any]
-    reason: str = ""
+    `reason` says why there are none, where the scheme doesn't compile.
+    """
+
+    def __init__(self, scheme: Scheme, function: Any, made: int, reason: str = "") -> None:
+        self.reason = reason
+        self._scheme, self._function, self._made = scheme, function, made
+        self._fills: dict[int, Any] = {}
+
+    def fill(self, width: int) -> int:
+        """The address of the function that makes IVs of `width` words; 0 if there is none."""
+        if self.reason:
+            return 0
+        if width not in self._fills:
+            self._fills[width] = _fill(self._scheme, self._function, self._made, width)
+        address_: int = self._fills[width].address
+        return address_
 
 
 @cache
@@ -47,20 +64,26 @@ def compile_scheme(scheme: Scheme) -> Compiled:
     """
     function = numba.njit(nogil=True, error_model="numpy")(scheme.iv)
     if not scheme.own:  # known to compile, so the disk's copy will do
-        widths = (2, 4) if scheme.words == 2 else (4,)
-        return Compiled({width: _fill(scheme, function, scheme.words, width) for width in widths})
+        return Compiled(scheme, function, scheme.words)
     try:
         function.compile((types.int64,) * len(scheme.coordinates))
         returned = function.nopython_signatures[0].return_type
     except (NumbaError, TypeError, NotImplementedError) as error:
-        line = next(
-            (text.strip() for text in str(error).splitlines()[1:] if text.strip()), type(error).__name__
-        )
-        return Compiled({}, line[:120])
+        lines = [text.strip() for text in str(error).splitlines()[1:] if text.strip()]
+        return Compiled(scheme, None, 0, (lines[0] if lines else type(error).__name__)[:120])
     parts = list(returned) if hasattr(returned, "__iter__") else [returned]
     check_words(scheme, len(parts), [str(t) for t in parts if not isinstance(t, types.Integer)])
-    widths = (2, 4) if len(parts) == 2 else (4,)
-    return Compiled({width: _fill(scheme, function, len(parts), width) for width in widths})
+    return Compiled(scheme, function, len(parts))
+
+
+@intrinsic
+def pointer_to(typing: Any, to: Any) -> Any:
+    """An address as a pointer, so that a compiler sees an array behind it."""
+
+    def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
 
 
 def check_words(scheme: Scheme, count: int, wrong: list[str]) -> None:
@@ -79,40 +102,53 @@ def _fill(scheme: Scheme, iv: Any, made: int, width: int) -> Any:
     blank = (0,) * arity
 
     @inline
-    def put(words: Any, to: int) -> None:
-        poke(to, words[0])
-        poke(to + 8, words[1])
+    def put(words: Any, out: Any, i: int) -> None:
+        out[0, i], out[1, i] = words[0], words[1]
         if width == 4:
-            poke(to + 16, words[2] if made == 4 else 0)
-            poke(to + 24, words[3] if made == 4 else 0)
+            out[2, i] = words[2] if made == 4 else 0
+            out[3, i] = words[3] if made == 4 else 0
 
     def constant(table: int, first: int, n: int, to: int) -> None:
+        out = carray(pointer_to(to), (width, n), np.int64)
         for i in range(n):
-            put(iv(), to + 8 * width * i)
+            put(iv(), out, i)
 
     def fill(table: int, first: int, n: int, to: int) -> None:
-        bases, steps, arrays = blank, blank, blank
+        out = carray(pointer_to(to), (width, n), np.int64)
+        bases, steps, arrays = blank, blank, 0
         for k in range(arity):
-            bases = tuple_setitem(bases, k, peek(table + 24 * k))
-            steps = tuple_setitem(steps, k, peek(table + 24 * k + 8))
-            arrays = tuple_setitem(arrays, k, peek(table + 24 * k + 16))
-        for i in range(n):
-            values = blank
-            for k in range(arity):
-                value = bases[k] + steps[k] * (first + i)
-                if arrays[k]:
-                    value = peek(arrays[k] + 8 * (first + i))
-                values = tuple_setitem(values, k, value)
-            put(iv(*values), to + 8 * width * i)
+            step, array = peek(table + 24 * k + 8), peek(table + 24 * k + 16)
+            bases = tuple_setitem(bases, k, peek(table + 24 * k) + step * first)
+            steps = tuple_setitem(steps, k, step)
+            arrays |= array
+        values = blank
+        if arrays:
+            for i in range(n):
+                for k in range(arity):
+                    array = peek(table + 24 * k + 16)
+                    value = peek(array + 8 * (first + i)) if array else bases[k] + steps[k] * i
+                    values = tuple_setitem(values, k, value)
+                put(iv(*values), out, i)
+        else:
+            for i in range(n):
+                for k in range(arity):
+                    values = tuple_setitem(values, k, bases[k] + steps[k] * i)
+                put(iv(*values), out, i)
 
     variant = None if scheme.own else (scheme.name, width, digest())
     return callback(fill if arity else constant, SIGNATURE, variant)
 
 
 @kernel()
-def run(fill: int, table: int, first: int, n: int, to: int) -> None:
-    """The IVs of n units in a row."""
-    call_fill(fill, table, first, n, to)
+def run(fill: int, table: int, first: int, n: int, width: int, to: int) -> None:
+    """The IVs of n units in a row, each IV's words together."""
+    room = scratch(ROOM)
+    for u in range(0, n, BATCH):
+        m = min(BATCH, n - u)
+        call_fill(fill, table, first + u, m, room)
+        for w in range(width):
+            for i in range(m):
+                poke(to + 8 * (width * (u + i) + w), peek(room + 8 * (m * w + i)))
 
 
 @kernel()
@@ -120,6 +156,14 @@ def run_at(fill: int, table: int, numbers: int, n: int, width: int, to: int) -> 
     """The IVs of the n units whose numbers are at `numbers`."""
     for i in range(n):
         call_fill(fill, table, peek(numbers + 8 * i), 1, to + 8 * width * i)
+
+
+@kernel()
+def interleave(lows: int, highs: int, n: int, to: int) -> None:
+    """The IVs whose two words are at two places."""
+    for i in range(n):
+        poke(to + 16 * i, peek(lows + 8 * i))
+        poke(to + 16 * i + 8, peek(highs + 8 * i))
 
 
 class Binding:
@@ -138,28 +182,36 @@ class Binding:
         for row, name in zip(self._table, scheme.coordinates, strict=False):
             value = values.get(name, 0)
             row[0], row[1] = value - (1 << 64 if value >> 63 else 0), known.step(name, unit)
+        self._starts = [int(start) for start, _, _ in self._rows()]
+        self._steps = [int(step) for _, step, _ in self._rows()]
+        self._constants: dict[int, Words] = {}
         self._compiled = compile_scheme(scheme)
         self._at = address(self._table)
 
     def plan(self, width: int) -> tuple[int, int] | None:
         """The addresses of the fill function and its table; None for a scheme on numpy arrays."""
-        fill = self._compiled.fills.get(width)
-        return (fill.address, self._at) if fill else None
+        fill = self._compiled.fill(width)
+        return (fill, self._at) if fill else None
 
     def ivs(self, first: int, n: int, width: int) -> Words:
         """The IVs of n units from number `first` on: (n, width) uint64."""
-        if not self._compiled.fills:
-            return self._call(np.arange(first, first + n, dtype=np.uint64), width, {})
         out = np.empty((n, width), np.uint64)
-        run(self._compiled.fills[width].address, self._at, first, n, address(out))
+        fill = self._compiled.fill(width)
+        if fill:
+            run(fill, self._at, first, n, width, address(out))
+        else:
+            self._call([self._running(k, first, n) for k in range(len(self._starts))], out)
         return out
 
     def at(self, numbers: Words, width: int, **state: Words) -> Words:
         """The IVs of units of any numbers: (n, width) uint64; `state` has what the scheme keeps."""
-        if not self._compiled.fills:
-            return self._call(numbers, width, state)
         out = np.empty((numbers.size, width), np.uint64)
-        fill = self._compiled.fills[width].address
+        fill = self._compiled.fill(width)
+        if not fill:
+            rows = zip(self._rows(), self.scheme.coordinates, strict=True)
+            given = [state[name] if name in state else row[0] + row[1] * numbers for row, name in rows]
+            self._call(given, out)
+            return out
         if not state:
             run_at(fill, self._at, address(numbers), numbers.size, width, address(out))
             return out
@@ -170,28 +222,57 @@ class Binding:
                 values = row[0].view(np.uint64) + row[1].view(np.uint64) * numbers
             kept.append(np.ascontiguousarray(values, np.uint64))
             row[2] = address(kept[-1])
-        run(fill, address(table), 0, numbers.size, address(out))
+        run(fill, address(table), 0, numbers.size, width, address(out))
         return out
 
-    def _call(self, numbers: Words, width: int, state: Mapping[str, Words]) -> Words:
-        """The scheme on arrays of coordinates."""
-        values = [
-            state[name] if name in state else row[0].view(np.uint64) + row[1].view(np.uint64) * numbers
-            for row, name in zip(self._table, self.scheme.coordinates, strict=False)
-        ]
-        made = self.scheme.iv(*values)
-        words = [np.asarray(word) for word in made] if isinstance(made, tuple | list) else [np.asarray(made)]
-        wrong = [str(w.dtype) for w in words if w.dtype.kind not in "ui"]
-        check_words(self.scheme, len(words), wrong)
-        out = np.zeros((numbers.size, width), np.uint64)
+    def _rows(self) -> Words:
+        """The table, a row for each coordinate, unsigned."""
+        return self._table[: len(self.scheme.coordinates)].view(np.uint64)
+
+    def _running(self, k: int, first: int, n: int) -> Words:
+        """A coordinate's values at n units in a row; of one that stays, a part of an array kept."""
+        step = self._steps[k]
+        start = self._starts[k] + step * first
+        if step:
+            if start + step * n < 1 << 63:
+                return np.arange(start, start + step * n, step, np.uint64)  # type: ignore[call-overload, no-any-return]
+            return np.uint64(start % (1 << 64)) + np.uint64(step) * np.arange(n, dtype=np.uint64)
+        kept = self._constants.get(k)
+        if kept is None or kept.size < n:
+            kept = np.full(max(n, KEPT), start, np.uint64)
+            kept.flags.writeable = False
+            self._constants[k] = kept
+        return kept[:n]
+
+    def _call(self, values: list[Words], out: Words) -> None:
+        """The scheme on arrays of coordinates, into `out`."""
+        made: Any = self.scheme.iv(*values)
+        n = len(out)
+        words = [self._word(word, n) for word in (made if isinstance(made, tuple | list) else [made])]
+        check_words(self.scheme, len(words), [])
+        if len(words) > out.shape[1]:
+            raise SchemeError(f"{self.scheme.name} makes IVs of 32 bytes, and the cipher takes 16")
+        if len(words) == out.shape[1] == 2:
+            interleave(address(words[0]), address(words[1]), n, address(out))
+            return
+        out[:, len(words) :] = 0
         for column, word in zip(out.T, words, strict=False):
-            if word.shape not in ((), numbers.shape):
-                raise SchemeError(
-                    f"{self.scheme.name} returns an array of shape {word.shape} for {numbers.size} units: "
-                    "one word for each unit"
-                )
-            column[:] = word.astype(np.uint64)
-        return out
+            column[:] = word
+
+    def _word(self, word: Any, n: int) -> Any:
+        """What the scheme returned for a word, as n words side by side."""
+        if not isinstance(word, np.ndarray) or not word.shape:
+            word = np.full(n, word)
+        if word.dtype != np.uint64:
+            if word.dtype.kind not in "ui":
+                check_words(self.scheme, 2, [str(word.dtype)])
+            word = word.astype(np.uint64)
+        if word.shape != (n,):
+            raise SchemeError(
+                f"{self.scheme.name} returns an array of shape {word.shape} for {n} units: "
+                "one word for each unit"
+            )
+        return word if word.flags.c_contiguous else word.copy()
 
     def repeats(self, units: int, width: int) -> int:
         """How many IVs of a range's first and last units occur there before: a sample, not a proof."""

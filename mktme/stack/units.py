@@ -18,7 +18,7 @@ from mktme.iv.compiled import Binding
 if TYPE_CHECKING:
     from mktme.stack.integrity import LineMacs
 
-CHUNK = 1 << 18  # bytes whose IVs are made at a time, where the kernel doesn't make them itself
+CHUNK = 8192  # units whose IVs are made at a time, where the kernel doesn't make them itself
 
 
 class UnitPath(LineAccess):
@@ -48,6 +48,8 @@ class UnitPath(LineAccess):
     def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
         grain, end = self._grain, start + out.size
         at = start - (start - self._origin) % grain
+        if at == start and out.size % grain == 0:
+            return self._decrypt(media, start, out)
         if at < start or out.size < grain:
             room = np.empty(grain, np.uint8)
             self._decrypt(media, at, room)
@@ -63,6 +65,7 @@ class UnitPath(LineAccess):
             room = np.empty(grain, np.uint8)
             self._decrypt(media, start, room)
             out[start - end :] = room[: end - start]
+        return None
 
     def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
         if np.may_share_memory(media, data):  # ciphertext as plaintext, from under our own hands
@@ -110,12 +113,12 @@ class UnitPath(LineAccess):
         if self._plan is not None:
             self._cipher.planned(back, unit, *self._plan, first, source, to, skip)  # type: ignore[attr-defined]
             return
-        done, step = 0, max(1, CHUNK // unit) * unit
+        done, step = 0, CHUNK * unit
         while done < to.size:
             count = min(step - skip, to.size - done)
             ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
             part = slice(done, done + count)
-            self._cipher.units(back, unit, ivs, source[part], to[part], skip)
+            self._cipher.units(back, unit, ivs, source[part], to[part], skip, to.size)
             done, first, skip = done + count, first + (skip + count) // unit, 0
 
     def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
