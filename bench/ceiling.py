@@ -23,7 +23,7 @@ def rounds_kernel(bits: int) -> Callable[[int, int, int], None]:
         rounds = peek(schedule)
         x = count(wide, 1, 2)
         for _ in range(0, length, size(wide)):
-            x = aes.encrypt(x, zero(wide), one, schedule + aes.ENCRYPT, rounds)
+            x = aes.encrypt(x, zero(wide), zero(wide), one, schedule + aes.ENCRYPT, rounds)
         store(to, x)
 
     return run

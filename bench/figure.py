@@ -17,7 +17,7 @@ ALGORITHMS = ("aes-xts-128", "aes-xts-256")
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value, what it is, and its target: at least it, or (a time, a size) below it."""
+    """A measured value, what it is, and its target: at least it, or (a time, a size) below it; 0: none."""
 
     group: str
     name: str

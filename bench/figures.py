@@ -38,8 +38,8 @@ def show(figures: list[Figure]) -> None:
     for name in ("figure", "median", "quartiles", "target", "", "note"):
         table.add_column(name, justify="left" if name in ("figure", "note", "") else "right")
     for figure in figures:
-        target = f"{'<' if figure.below else '>='} {figure.target:g}{figure.unit}"
-        holds = "holds" if figure.holds else "falls short"
+        target = f"{'<' if figure.below else '>='} {figure.target:g}{figure.unit}" if figure.target else ""
+        holds = ("holds" if figure.holds else "falls short") if target else ""
         spread = "{:.3g} - {:.3g}".format(*figure.spread) if figure.spread else ""
         table.add_row(figure.name, f"{figure.value:.3g}{figure.unit}", spread, target, holds, figure.note)
     Console(width=170 if not sys.stdout.isatty() else None).print(table)

@@ -47,7 +47,7 @@ def small(folder: Path, rounds: int) -> Iterator[Figure]:
     """Single accesses from Python, in microseconds."""
 
     def work(one: Region, all_: Region) -> Iterator[Figure]:
-        data, buffer, cipher = bytes(64), np.zeros(64, np.uint8), one.mapping().cipher(one.keyid)
+        data, buffer, cipher = bytes(64), np.zeros(64, np.uint8), one.lines()
         media, base = one.device.mapping(), one.device.base
         calls: tuple[tuple[str, Callable[[], object], float], ...] = (
             ("region.read of 64 bytes", lambda: one.read(6400, 64), 3),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mktme.errors import MktmeError
-from mktme.lab import machine, overhead
+from mktme.lab import iv, machine, overhead
+from mktme.lab.iv import plots
+from mktme.lab.iv.show import show_matrix, show_scheme
 from mktme.lab.show import show_bench
 from mktme.lab.workloads import GROUPS
 from pmem.errors import PmemError
@@ -62,28 +66,9 @@ def bench(
     for name in groups:
         if name not in GROUPS:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(GROUPS)}", param_hint="--workload")
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description:<32}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("preparing", total=None)
+    with _progress() as (console, progress):
         outcome = overhead.run(
-            count,
-            groups,
-            threads=threads,
-            seed=seed,
-            rounds=rounds,
-            folder=directory,
-            progress=lambda what, done, total: bar.update(
-                task, description=what, completed=done, total=total
-            ),
+            count, groups, threads=threads, seed=seed, rounds=rounds, folder=directory, progress=progress
         )
     _write_json(outcome, json_path)
     if csv_path is not None:
@@ -92,6 +77,56 @@ def bench(
     for path in (json_path, csv_path):
         if path is not None:
             console.print(f"results: {path}", highlight=False)
+
+
+@app.command("compare-iv")
+def compare_iv(
+    schemes: Annotated[
+        str, typer.Option(help="Only these IV schemes, separated by commas (default: all that there are).")
+    ] = "",
+    experiments: Annotated[
+        str, typer.Option(help=f"Only these groups of experiments: {', '.join(iv.EXPERIMENTS)}.")
+    ] = "",
+    explain: Annotated[str, typer.Option(metavar="SCHEME", help="Say what was done and found for one.")] = "",
+    size: Annotated[str, typer.Option(help='Bytes of real data, "256KiB" to "2MiB".')] = "1MiB",
+    seed: Annotated[int, typer.Option(help="Of the database's changes and the attacks.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each scheme when speed is measured.")] = 5,
+    json_path: JsonPath = None,
+    csv_path: Annotated[Path | None, typer.Option("--csv", help="Write the matrix as CSV.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="DIR", help="Write figures there.")] = None,
+) -> None:
+    """Compare IV schemes by experiments: which one should encrypted persistent memory use?
+
+    Every scheme, with the cipher that it is used with, stores real files and a database; observers
+    and attackers without the key try what they can, file systems do what they want to do, and the
+    cost is measured. Examples:
+
+    mktme compare-iv --json iv.json --plot figures
+
+    mktme compare-iv --schemes pmem-line,file-block,ctr-split --experiments secrecy,tampering
+
+    mktme compare-iv --explain xe
+    """
+    names = [name.strip() for name in schemes.split(",") if name.strip()]
+    if explain and not names:
+        names = [explain.partition("/")[0]]
+    groups = [name.strip() for name in experiments.split(",") if name.strip()]
+    with _progress() as (console, progress):
+        outcome = iv.run(
+            names or None, groups or iv.EXPERIMENTS, size=size, seed=seed, rounds=rounds, progress=progress
+        )
+    _write_json(outcome, json_path)
+    if csv_path is not None:
+        iv.write_csv(outcome, csv_path)
+    written = [path for path in (json_path, csv_path) if path is not None]
+    if plot is not None:
+        written += plots.save(outcome, plot)
+    if explain:
+        show_scheme(outcome, explain, Console())
+    else:
+        show_matrix(outcome, Console())
+    for path in written:
+        console.print(f"results: {path}", highlight=False)
 
 
 @app.command()
@@ -103,6 +138,27 @@ def info(json_path: JsonPath = None) -> None:
     for name, value in found.items():
         text = ", ".join(value) if isinstance(value, list) else str(value)
         console.print(f"{name.replace('_', ' '):<14}{text}", highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Console, Callable[[str, int, int], None]]]:
+    """A bar on a terminal's stderr: the console, and what moves the bar (what, done, total)."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description:<42}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("preparing", total=None)
+        yield (
+            console,
+            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
 
 
 def _write_json(outcome: dict[str, Any], path: Path | None) -> None:

@@ -47,16 +47,16 @@ def relocation(found: Evidence) -> Grade:
     share = found["recovered"]
     if share < CHANCE:
         return GOOD, "garbage"
-    how = "through the mask" if found["masked"] else "as data"
-    return BREAKS, f"{_percent(share)} {how}"
+    how = ", known mask" if found["masked"] else " as data"
+    return BREAKS, f"{_percent(share)}{how}"
 
 
 def replay(found: Evidence) -> Grade:
-    whole, data = found["data and metadata"], found["data"]
+    whole = found["data and metadata"]
     if whole == "accepted":
-        if data == "accepted":
+        if found["data"] == "accepted":
             return BREAKS, "accepted"
-        return COSTS, f"with metadata ({data} alone)"
+        return COSTS, "all at once"
     return GOOD, whole
 
 
@@ -66,7 +66,7 @@ def flips(found: Evidence) -> Grade:
     if found["alone"]:
         return BREAKS, "chosen bit"
     if found["chosen_next"]:
-        return BREAKS, "chosen bit, 16 B lost"
+        return BREAKS, "a bit, 16 B lost"
     return COSTS, f"{found['span']} B garbage"
 
 
@@ -83,7 +83,7 @@ def reuse(found: Evidence) -> Grade:
         return BREAKS, "past 2 TiB"
     if "birthday" in found:
         pairs = found["birthday"]["counted_pairs"]
-        return COSTS, f"{sum(pairs) / len(pairs):.0f} pairs of {found['birthday']['files']} files"
+        return COSTS, f"{sum(pairs) / len(pairs):.0f} pairs of files"
     if found["repeated"]:
         return COSTS, f"{found['repeated'] / found['units']:.0%} of units"
     return GOOD, "none"
@@ -94,18 +94,18 @@ def watermark(found: Evidence) -> Grade:
         return GOOD, "no chain"
     if found["found"] > found["marked"] / 2:
         return BREAKS, "found"
-    return GOOD, "not found"
+    return GOOD, "hidden"
 
 
 def lost_state(found: Evidence) -> Grade:
     if found["recovered"] > CHANCE:
-        return BREAKS, f"{_percent(found['recovered'])} recovered"
+        return BREAKS, f"{_percent(found['recovered'])} read"
     return GOOD, "nothing"
 
 
 def exhaustion(found: Evidence) -> Grade:
     if found["counter"] is None:
-        return GOOD, "no counter"
+        return GOOD, "none"
     return (GOOD, "refused") if found["outcome"] == "refused" else (BREAKS, "wraps")
 
 
@@ -147,7 +147,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Evidence], Grade]]] = {
     "reuse": ("IV\nreuse", reuse),
     "watermark": ("water-\nmark", watermark),
     "lost state": ("state lost\nin crash", lost_state),
-    "overflow": ("counter\nat its end", exhaustion),
+    "overflow": ("counter\nruns out", exhaustion),
     "cost": ("read/write of\npmem-line", cost),
     "room": ("kept\nbeside", room),
     "amplification": ("lines a\nline write", amplification),

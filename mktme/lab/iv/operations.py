@@ -22,7 +22,7 @@ from mktme.lab.iv.world import ALICE, BOB, WIRING, Bytes, Dimm, File, Wiring, Wo
 from pmem.geometry import PAGE
 
 EXTENT = 64 << 10  # bytes that are moved in one piece
-FREE, REENCRYPTS, NEEDS_KEY, LOSES = "free", "re-encrypts", "needs the key", "loses data"
+FREE, REENCRYPTS, NEEDS_KEY, LOSES = "free", "re-encrypts", "needs key", "lost"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""Figures of the comparison, by matplotlib (the extra `plot`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mktme.errors import MktmeError
+from mktme.lab.iv.matrix import BREAKS, COLUMNS, COSTS, GOOD
+
+# Colours that stay apart for the colour-blind (Okabe and Ito 2008), and a sign in each cell.
+COLOURS = {GOOD: "#009E73", COSTS: "#F0E442", BREAKS: "#D55E00"}
+SIGNS = {GOOD: "+", COSTS: "~", BREAKS: "\u00d7"}
+PROTECTION = ("places", "times", "relocation", "replay", "flips", "reuse", "watermark", "lost state")
+
+
+class PlotError(MktmeError, ImportError):
+    """matplotlib isn't installed."""
+
+
+def save(outcome: dict[str, Any], folder: Path) -> list[Path]:
+    """Write the figures that the results have data for, as PNG; returns their paths.
+
+    Raises PlotError if matplotlib isn't installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PlotError("plots need matplotlib: pip install 'mktme[plot]'") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, made = outcome["schemes"], []
+    cells = rows[0]["cells"] if rows else {}
+    drawers = {
+        "matrix.png": (_matrix, bool(cells)),
+        "cost-protection.png": (_protection, "cost" in cells and any(c in cells for c in PROTECTION)),
+        "bit-flips.png": (_bit_flips, "bit flips" in cells),
+    }
+    for name, (draw, possible) in drawers.items():
+        if possible:
+            figure = Figure(layout="constrained", dpi=150)
+            draw(figure, rows)
+            figure.savefig(folder / name)
+            made.append(folder / name)
+    return made
+
+
+def _matrix(figure: Any, rows: list[dict[str, Any]]) -> None:
+    columns = [c for c in COLUMNS if c in rows[0]["cells"]]
+    figure.set_size_inches(3.2 + 0.5 * len(columns), 2 + 0.27 * len(rows))
+    axes = figure.add_subplot()
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            grade = row["cells"][column]["grade"]
+            axes.add_patch(_square(x, y, COLOURS[grade]))
+            axes.text(x, y, SIGNS[grade], ha="center", va="center", fontsize=9)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    heads = [COLUMNS[c][0].replace("-\n", "").replace("\n", " ") for c in columns]
+    axes.set_xticks(range(len(columns)), heads, rotation=50, ha="left", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    legend = "   ".join(f"{SIGNS[grade]} {grade}" for grade in COLOURS)
+    axes.set_xlabel(f"IV schemes by experiment:   {legend}", fontsize=9)
+
+
+def _square(x: int, y: int, colour: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, facecolor=colour, edgecolor="none", alpha=0.85)
+
+
+def _protection(figure: Any, rows: list[dict[str, Any]]) -> None:
+    """Dots that may lie on each other have the numbers of their schemes, which a list names."""
+    figure.set_size_inches(11, 6.5)
+    axes, names = figure.subplots(1, 2, width_ratios=(3, 1))
+    dots: dict[tuple[int, float], list[int]] = {}
+    for number, row in enumerate(rows, 1):
+        cells = row["cells"]
+        resisted = sum(cells[c]["grade"] != BREAKS for c in PROTECTION if c in cells)
+        ratio = min(cells["cost"]["evidence"][f"{way}_ratio"] for way in ("read", "write"))
+        dots.setdefault((resisted, round(ratio / 0.06) * 0.06), []).append(number)
+    for (resisted, ratio), numbers in dots.items():
+        axes.plot(ratio, resisted, "o", color="#0072B2")
+        text = "\n".join(map(str, numbers))
+        above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+        axes.annotate(text, (ratio, resisted), **above)
+    count = sum(c in rows[0]["cells"] for c in PROTECTION)
+    axes.set_xlabel("speed against pmem-line with AES-128-XTS (the slower of reading and writing)")
+    axes.set_ylabel(f"attacks and observations that found nothing, of {count}")
+    axes.set_xlim(left=0)
+    axes.set_ylim(top=count)
+    axes.grid(alpha=0.3)
+    listed = "\n".join(f"{number:2}  {row['name']}" for number, row in enumerate(rows, 1))
+    names.text(0, 1, listed, va="top", fontsize=8, family="monospace")
+    names.axis("off")
+
+
+def _bit_flips(figure: Any, rows: list[dict[str, Any]]) -> None:
+    figure.set_size_inches(8, 1.5 + 0.28 * len(rows))
+    axes = figure.add_subplot()
+    names = [row["name"] for row in rows]
+    found = [row["cells"]["bit flips"]["evidence"] for row in rows]
+    inside, beside = [100 * e["encrypted"] for e in found], [100 * e["beside"] for e in found]
+    axes.barh(names, inside, color="#0072B2", label="in the lines that were written")
+    axes.barh(names, beside, left=inside, color="#E69F00", label="elsewhere: the unit's rest, counters, MACs")
+    axes.axvline(100 * found[0]["plain"], color="black", linestyle="--", label="plaintext")
+    for at, text in ((12, "12% plain"), (24, "24% DEUCE"), (50, "50% encrypted")):
+        axes.axvline(at, color="grey", linewidth=0.8, linestyle=":")
+        axes.text(at, -0.9, text, fontsize=6, color="grey", ha="right" if at == 12 else "left")
+    axes.set_xscale("symlog", linthresh=100)
+    marks = (0, 25, 50, 75, 100, 200, 400)
+    axes.set_xticks(marks, [f"{mark}%" for mark in marks])
+    axes.set_xlabel("bits that change, of the bits of the written lines (dotted: published, ASPLOS 2015)")
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.legend(fontsize=7, loc="lower right")
