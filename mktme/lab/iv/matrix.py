@@ -47,7 +47,7 @@ def relocation(found: Evidence) -> Grade:
     share = found["recovered"]
     if share < CHANCE:
         return GOOD, "garbage"
-    how = ", known mask" if found["masked"] else " as data"
+    how = " masked" if found["masked"] else " as data"
     return BREAKS, f"{_percent(share)}{how}"
 
 
@@ -56,7 +56,7 @@ def replay(found: Evidence) -> Grade:
     if whole == "accepted":
         if found["data"] == "accepted":
             return BREAKS, "accepted"
-        return COSTS, "all at once"
+        return COSTS, "whole only"
     return GOOD, whole
 
 
@@ -66,7 +66,7 @@ def flips(found: Evidence) -> Grade:
     if found["alone"]:
         return BREAKS, "chosen bit"
     if found["chosen_next"]:
-        return BREAKS, "a bit, 16 B lost"
+        return BREAKS, "bit + 16 B"
     return COSTS, f"{found['span']} B garbage"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -99,4 +100,4 @@ def show_scheme(outcome: dict[str, Any], name: str, console: Console) -> None:
         for column, found in row["cells"].items():
             head = COLUMNS[column][0].replace("-\n", "").replace("\n", " ")
             console.print(Text.assemble(f"  {head}: ", cell(found)))
-            console.print(f"    {sentence(column, found['evidence'])}", highlight=False)
+            console.print(Padding(Text(sentence(column, found["evidence"])), (0, 0, 0, 4)))
