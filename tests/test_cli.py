@@ -59,6 +59,55 @@ def test_bad_options_are_refused_by_name(arguments: list[str], says: str) -> Non
     assert "Traceback" not in run.stderr
 
 
+def test_compare_iv_prints_a_matrix_and_writes_its_results(tmp_path: Path) -> None:
+    made_json, made_csv, figures = tmp_path / "iv.json", tmp_path / "iv.csv", tmp_path / "figures"
+    run = mktme(
+        *("compare-iv", "--schemes", "pmem-line, ctr-split,essiv", "--size", "256KiB", "--rounds", "1"),
+        *("--json", str(made_json), "--csv", str(made_csv), "--plot", str(figures)),
+    )
+    assert run.returncode == 0, run.stderr
+    assert max(len(line) for line in run.stdout.splitlines()) <= 80
+    assert "\u2026" not in run.stdout  # nothing is cut off
+    assert "Fewest attacks that break" in run.stdout
+    outcome = json.loads(made_json.read_text())
+    names = [row["name"] for row in outcome["schemes"]]
+    assert names == [
+        "pmem-line/aes-xts-128", "pmem-line/sm4-xts", "pmem-line/aes-xts-128+mac",
+        "ctr-split/aes-ctr-128", "ctr-split/aes-ctr-128+mac", "essiv/aes-cbc-256",
+    ]  # fmt: skip
+    with made_csv.open(newline="") as file:
+        cells = {(row["scheme"], row["experiment"]): row["grade"] for row in csv.DictReader(file)}
+    assert cells["essiv", "relocation"] == "breaks"
+    assert cells["ctr-split", "times"] == "good"
+    pictures = sorted(path.name for path in figures.iterdir())
+    assert pictures == ["bit-flips.png", "cost-protection.png", "matrix.png"]
+    assert all((figures / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+
+
+def test_compare_iv_explains_a_scheme_in_sentences() -> None:
+    run = mktme("compare-iv", "--explain", "xe", "--size", "256KiB", "--experiments", "tampering")
+    assert run.returncode == 0, run.stderr
+    said = " ".join(run.stdout.split())
+    assert "moved by attacker: x 100% masked" in said
+    assert "she had 100.0% of Alice's bytes, after xoring the known mask" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--schemes", "nothing"], "there is no IV scheme 'nothing'"),
+        (["--explain", "nothing"], "there is no IV scheme 'nothing'"),
+        (["--experiments", "magic"], "'magic' is no group of experiments"),
+        (["--size", "1GiB"], "take 262144 to 2097152 bytes"),
+    ],
+)
+def test_compare_iv_refuses_what_there_is_not(arguments: list[str], says: str) -> None:
+    run = mktme("compare-iv", *arguments)
+    assert run.returncode == 1
+    assert says in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
 def test_info_names_the_backend_that_runs(tmp_path: Path) -> None:
     run = mktme("info", "--json", str(tmp_path / "info.json"), MKTME_BACKEND="portable")
     assert run.returncode == 0, run.stderr
