@@ -187,7 +187,7 @@ class Controller:
         for region in self._regions:
             if region.keyid == keyid:
                 try:
-                    slot.check(region.scheme, region.unit)
+                    slot.check(region.scheme, region.unit, region.words)
                 except MktmeError:
                     slot.wipe()
                     raise
@@ -239,7 +239,7 @@ class Controller:
         with self._lock:
             if not 0 <= keyid < len(self.slots) or (slot := self.slots[keyid]) is None:
                 raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
-            slot.check(mapping.scheme, mapping.unit)
+            slot.check(mapping.scheme, mapping.unit, mapping.words)
             mapping.warn_of_repeats()
             for first, last in filter(None, ((start, start + count), beside)):
                 self._check_free(first, last)
@@ -253,9 +253,10 @@ class Controller:
 
     def _check_pages(self, start: int, count: int, what: str) -> None:
         """Refuse a range that isn't whole pages of the device."""
+        of = "metadata's " if what == "metadata" else ""
         for word, value in (("address", start), ("length", count)):
             if value % PAGE:
-                raise MappingError(f"the {word} {value} is not a multiple of the page, {PAGE}")
+                raise MappingError(f"the {of}{word} {value} is not a multiple of the page, {PAGE}")
         if not count:
             raise MappingError(f"{what} has at least one page: the length is 0")
         if start + count > self.size:

@@ -69,6 +69,11 @@ class Mapping:
         return self.scheme is PMEM_LINE and self.unit == LINE and not self.integrity
 
     @property
+    def words(self) -> int:
+        """The 64-bit words of the range's IVs. Raises SchemeError for what a user's scheme returns."""
+        return self.binding.words if self.scheme.own else self.scheme.words
+
+    @property
     def binding(self) -> Binding:
         """The scheme with its coordinates."""
         if self._binding is None:
@@ -86,13 +91,13 @@ class Mapping:
     def warn_of_repeats(self) -> None:
         """Try a user's scheme on the ends of the range. Raises SchemeError for what it returns."""
         if self.scheme.own:
-            repeats = self.binding.repeats(self.size // self.unit, self.scheme.words)
+            repeats = self.binding.repeats(self.size // self.unit, self.words)
             if repeats:
                 warnings.warn(
                     f"{self.scheme.name} gives {repeats} of the data units that were tried an IV that "
                     "another has: equal data there will look equal, and a counter mode breaks",
                     IvReuseWarning,
-                    stacklevel=4,
+                    stacklevel=3,
                 )
 
     def path(self, slot: Slot, device: Device, metadata: int, keyid: int) -> Lines:

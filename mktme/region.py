@@ -31,8 +31,8 @@ class Region:
     Thread-safe as the controller is.
 
     Attributes: `address` and `size` (bytes), `keyid`, `scheme` (the IV scheme), `unit` (bytes of a
-    data unit), `metadata` (first and last byte address, the last one past the end, of what is kept
-    beside the data; or None), `device`, `mapped`.
+    data unit), `words` (64-bit words of an IV), `metadata` (where what is kept beside the data
+    begins and ends on the device, or None), `device`, `mapped`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Region:
     ) -> None:
         self.address, self.size, self.keyid = address, size, keyid
         self.scheme, self.unit, self.metadata = mapping.scheme, mapping.unit, metadata
+        self.words = mapping.words
         self._controller: Controller | None = controller
         self._mapping = mapping
         self._bound: tuple[Slot | None, Lines] | None = None  # to the slot as it was

@@ -38,12 +38,14 @@ SAMPLE = 1024  # units at either end of a range on which a user's scheme is trie
 class Compiled:
     """A scheme's fill functions by the words of an IV (2, 4), each compiled when it is first asked for.
 
+    `made`: how many words the scheme's IVs have.
     `reason` says why there are none, where the scheme doesn't compile.
     """
 
     def __init__(self, scheme: Scheme, function: Any, made: int, reason: str = "") -> None:
         self.reason = reason
-        self._scheme, self._function, self._made = scheme, function, made
+        self.made = made
+        self._scheme, self._function = scheme, function
         self._fills: dict[int, Any] = {}
 
     def fill(self, width: int) -> int:
@@ -51,7 +53,7 @@ class Compiled:
         if self.reason:
             return 0
         if width not in self._fills:
-            self._fills[width] = _fill(self._scheme, self._function, self._made, width)
+            self._fills[width] = _fill(self._scheme, self._function, self.made, width)
         address_: int = self._fills[width].address
         return address_
 
@@ -187,6 +189,17 @@ class Binding:
         self._constants: dict[int, Words] = {}
         self._compiled = compile_scheme(scheme)
         self._at = address(self._table)
+
+    @property
+    def words(self) -> int:
+        """The words of the IVs that the scheme makes; a user's own is asked by trying it."""
+        if not self.scheme.own:
+            return self.scheme.words
+        if self._compiled.reason:
+            values = [self._running(k, 0, 1) for k in range(len(self._starts))]
+            made: Any = self.scheme.iv(*values)
+            return len(made) if isinstance(made, tuple | list) else 1
+        return self._compiled.made
 
     def plan(self, width: int) -> tuple[int, int] | None:
         """The addresses of the fill function and its table; None for a scheme on numpy arrays."""

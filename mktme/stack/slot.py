@@ -49,10 +49,10 @@ class Slot:
         serves = self.algorithm is None or self.algorithm.family == "aes-xts"
         return cast(LineCipher, self.cipher) if serves else None
 
-    def check(self, scheme: Scheme, unit: int) -> None:
+    def check(self, scheme: Scheme, unit: int, words: int) -> None:
         """Refuse what doesn't fit together: the cipher, an IV scheme and the size of a data unit.
 
-        Raises SchemeError.
+        `words`: the 64-bit words of the scheme's IVs. Raises SchemeError.
         """
         algorithm = self.algorithm
         if algorithm is None:
@@ -62,9 +62,9 @@ class Slot:
             raise SchemeError(
                 f"{scheme.name} is not for {algorithm.name}: program a key of {' or '.join(fitting)}"
             )
-        if 8 * scheme.words > algorithm.iv_bytes:
+        if 8 * words > algorithm.iv_bytes:
             raise SchemeError(
-                f"{scheme.name} makes IVs of {8 * scheme.words} bytes and {algorithm.name} takes "
+                f"{scheme.name} makes IVs of {8 * words} bytes and {algorithm.name} takes "
                 f"{algorithm.iv_bytes}: program a key of adiantum or aes-hctr2-256"
             )
         if not algorithm.takes(unit):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mktme.errors import CountersExhausted
-from mktme.fscrypt.siphash import siphash24
+from mktme.fscrypt.kdf import inode_hash
 from mktme.iv import Scheme
 from mktme.iv.compiled import Binding
 from mktme.iv.coordinates import STATE
@@ -54,16 +54,11 @@ def coordinates(scheme: Scheme, file: File, address: int, far: int = 0) -> dict[
         "address": address,
         "block": 0,
         "inode": file.inode + far * FILES,
-        "inode_hash": inode_hash(bytes(range(16)), file.inode + far * FILES),
+        "inode_hash": inode_hash(bytes(16), file.inode + far * FILES),
         "nonce_low": int.from_bytes(file.nonce[:8], "little"),
         "nonce_high": int.from_bytes(file.nonce[8:], "little"),
     }
     return {name: known.get(name, 7) for name in scheme.coordinates if name not in STATE}
-
-
-def inode_hash(key: bytes, inode: int) -> int:
-    """What ino-lblk-32 adds to the block: the low 32 bits of SipHash-2-4 of the inode number."""
-    return siphash24(key, inode.to_bytes(8, "little")) & 0xFFFFFFFF
 
 
 def _proof(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 import pmem
 from mktme.controller import Controller
-from mktme.fscrypt.kdf import per_file_key
+from mktme.fscrypt.kdf import inode_hash, per_file_key
 from mktme.iv import COORDINATES
 from mktme.keys import Key
 from mktme.lab.iv.subjects import Subject
@@ -124,14 +124,13 @@ class World:
         wiring: Wiring = WIRING,
         block: int = 0,
         at: int = 0,
-        inode_hash: int | None = None,
     ) -> Iterator[Region]:
         """A range of `size` bytes at `at` in a slot, mapped as blocks of a file from `block` on."""
         scheme, address = self.subject.scheme, self.address(slot) + at
         known: dict[str, Any] = wiring.at(address) | {
             "block": block,
             "inode": file.inode,
-            "inode_hash": file.inode * 0x9E3779B1 % (1 << 32) if inode_hash is None else inode_hash,
+            "inode_hash": inode_hash(bytes(16), file.inode),
         }
         given = {name: known[name] for name in scheme.coordinates if name in known}
         if "nonce_low" in scheme.coordinates:
