@@ -1,4 +1,4 @@
-"""The memory controller: a table from KeyIDs to keys, a map from pages to KeyIDs, the line path.
+"""The memory controller: a table from KeyIDs to keys, a map from pages to KeyIDs, the way of the bytes.
 
 It follows Intel's TME-MK (document 336907): a KeyID chooses the key with which each 64-byte line
 of a page is encrypted, AES-XTS with one line as its data unit. KeyID 0 is no encryption, or with
@@ -9,7 +9,6 @@ is read with: a wrong one yields garbage, as in the hardware.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +20,7 @@ from mktme.crypto.cipher import Lines
 from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError
 from mktme.keys import Key
 from mktme.mapping import Mapping
+from mktme.pagemap import PageMap
 from mktme.region import Region
 from mktme.stack.slot import PLAIN, Slot
 from pmem.buffers import Bytes, buffer_bytes, line_addresses, line_array
@@ -56,15 +56,13 @@ class Controller:
         self.threads = parallel.cpus() if threads is None else max(1, threads)
         self.size = device.size
         self._lock = threading.RLock()
-        self._starts: list[int] = []  # the page map: regions by address, in two parallel lists
-        self._regions: list[Region] = []
-        self._beside: list[Region] = []  # those with metadata
+        self._map = PageMap(device.size)
         self.slots: list[Slot | None] = []  # the KeyID table
         self._reset()
 
     def __repr__(self) -> str:
         used = sum(slot is not None for slot in self.slots[1:])
-        table = f"{used} of {len(self.slots) - 1} KeyIDs, {len(self._regions)} regions"
+        table = f"{used} of {len(self.slots) - 1} KeyIDs, {len(self._map)} regions"
         return f"<mktme.Controller of {self.device!r}: {table}>"
 
     def __reduce__(self) -> NoReturn:
@@ -151,7 +149,7 @@ class Controller:
         Regions of before are gone: using one raises RegionUnmapped.
         """
         with self._lock:
-            for region in tuple(self._regions):
+            for region in self._map.regions:
                 self.unmap(region)
             for keyid in self.keyids:
                 self._set(keyid, None)
@@ -184,7 +182,7 @@ class Controller:
 
     def _check_mapped(self, keyid: int, slot: Slot) -> None:
         """Refuse a key that doesn't fit the ranges mapped under its KeyID."""
-        for region in self._regions:
+        for region in self._map.regions:
             if region.keyid == keyid:
                 try:
                     slot.check(region.scheme, region.unit, region.words)
@@ -203,7 +201,7 @@ class Controller:
     @property
     def regions(self) -> tuple[Region, ...]:
         """The mapped regions in the order of their addresses."""
-        return tuple(self._regions)
+        return self._map.regions
 
     def map(
         self,
@@ -233,7 +231,7 @@ class Controller:
         user's scheme repeats IVs.
         """
         start, count = parse_size(address), parse_size(length)
-        self._check_pages(start, count, "a region")
+        self._map.check_pages(start, count)
         mapping = Mapping.of(iv, start, count, unit, integrity, coordinates)
         beside = self._check_metadata(start, count, mapping, metadata)
         with self._lock:
@@ -242,27 +240,10 @@ class Controller:
             slot.check(mapping.scheme, mapping.unit, mapping.words)
             mapping.warn_of_repeats()
             for first, last in filter(None, ((start, start + count), beside)):
-                self._check_free(first, last)
+                self._map.check_free(first, last)
             region = Region(self, start, count, keyid, mapping, beside)
-            at = bisect_right(self._starts, start)
-            self._starts.insert(at, start)
-            self._regions.insert(at, region)
-            if beside:
-                self._beside.append(region)
+            self._map.insert(region)
         return region
-
-    def _check_pages(self, start: int, count: int, what: str) -> None:
-        """Refuse a range that isn't whole pages of the device."""
-        of = "metadata's " if what == "metadata" else ""
-        for word, value in (("address", start), ("length", count)):
-            if value % PAGE:
-                raise MappingError(f"the {of}{word} {value} is not a multiple of the page, {PAGE}")
-        if not count:
-            raise MappingError(f"{what} has at least one page: the length is 0")
-        if start + count > self.size:
-            raise MappingError(
-                f"bytes {start} to {start + count - 1} are not all on the device, which has {self.size} bytes"
-            )
 
     def _check_metadata(
         self, start: int, count: int, mapping: Mapping, metadata: Size | None
@@ -280,22 +261,10 @@ class Controller:
                 "bytes on the device"
             )
         at = parse_size(metadata)
-        self._check_pages(at, needed, "metadata")
+        self._map.check_pages(at, needed, "metadata's ")
         if at < start + count and start < at + needed:
             raise MappingError(f"the metadata, bytes {at} to {at + needed - 1}, overlaps the range itself")
         return at, at + needed
-
-    def _check_free(self, first: int, last: int) -> None:
-        """Refuse a range that overlaps a region or a region's metadata."""
-        at = bisect_right(self._starts, first)
-        near = [(r, r.address, r.address + r.size) for r in self._regions[max(0, at - 1) : at + 1]]
-        near += [(r, *r.metadata) for r in self._beside if r.metadata]
-        for region, begin, end in near:
-            if first < end and begin < last:
-                raise MappingError(
-                    f"bytes {first} to {last - 1} overlap a region at {begin} "
-                    f"to {end - 1} (KeyID {region.keyid}): unmap it first"
-                )
 
     def unmap(self, region: Region) -> None:
         """Remove a mapping; the region can't be used any more, the media bytes stay.
@@ -304,20 +273,14 @@ class Controller:
         """
         with self._lock:
             region.mapping()
-            at = bisect_right(self._starts, region.address) - 1
-            if at < 0 or self._regions[at] is not region:
-                raise MappingError("the region belongs to another controller: unmap it there")
-            del self._starts[at], self._regions[at]
-            if region.metadata:
-                self._beside.remove(region)
+            self._map.remove(region)
             region.retire()
 
     def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
         """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""
         with self._lock:
-            at = max(0, bisect_right(self._starts, address) - 1)
-            stop = bisect_right(self._starts, address + max(0, length - 1))
-            near = [(r.address, r.address + r.size, r.lines()) for r in self._regions[at:stop]]
+            regions = self._map.near(address, length)
+            near = [(r.address, r.address + r.size, r.lines()) for r in regions]
         nothing = self.lines(0)
         end = address + length
         for first, last, lines in near:

@@ -45,8 +45,8 @@ class Store(Protocol):
     def advance(self, numbers: Words) -> dict[str, Words]:
         """The coordinates with which units are to be written now, recorded."""
 
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        """The bytes of the metadata that writing units first to last may change."""
+    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        """The ranges of metadata, in bytes, that writing units first to last may change."""
 
 
 class RandomIvs:
@@ -67,8 +67,8 @@ class RandomIvs:
         self._ivs[numbers] = np.frombuffer(os.urandom(16 * numbers.size), "<u8").reshape(-1, 2)
         return self.current(numbers)
 
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        return 16 * first, 16 * last + 16
+    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        return ((16 * first, 16 * last + 16),)
 
 
 class GlobalCounters:
@@ -98,8 +98,8 @@ class GlobalCounters:
         self._lines[numbers] = values
         return {"counter": values}
 
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        return 0, PAGE + 8 * last + 8
+    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        return (0, 8), (PAGE + 8 * first, PAGE + 8 * last + 8)
 
 
 @inline
@@ -175,8 +175,8 @@ class SplitCounters:
         split_counters(base, address(numbers), numbers.size, more, at, at + 8 * numbers.size)
         return {"major": made[0], "minor": made[1]}
 
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        return first // SPLIT_LINES * LINE, (last // SPLIT_LINES + 1) * LINE
+    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        return ((first // SPLIT_LINES * LINE, (last // SPLIT_LINES + 1) * LINE),)
 
 
 class DeuceCounters:
@@ -213,8 +213,8 @@ class DeuceCounters:
         """Write back what `advance` returned, with the words modified now."""
         self._lines[numbers] = np.stack([counter, modified], axis=1).astype("<u4")
 
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        return 8 * first, 8 * last + 8
+    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        return ((8 * first, 8 * last + 8),)
 
 
 STORES: dict[str, type[Store]] = {

@@ -64,8 +64,8 @@ class StatefulPath(UnitPath):
 
     def _make_room(self, numbers: Words) -> None:
         """Reserve the metadata that writing units changes."""
-        begin, end = self._store.span(int(numbers.min()), int(numbers.max()))
-        self._reserve(begin, min(end, self._place.stop - self._place.start) - begin)
+        for begin, end in self._store.spans(int(numbers.min()), int(numbers.max())):
+            self._reserve(begin, end - begin)
 
     def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
         with self._turn(media):

@@ -1,0 +1,73 @@
+"""The page map: which ranges of a device are mapped, and where regions keep their metadata."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from mktme.errors import MappingError
+from mktme.region import Region
+from pmem.geometry import PAGE
+
+
+class PageMap:
+    """Regions by their addresses, which don't overlap. Not thread-safe: its controller takes turns."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._starts: list[int] = []  # in two parallel lists
+        self._regions: list[Region] = []
+        self._beside: list[tuple[int, int, Region]] = []  # the ranges of metadata
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions in the order of their addresses."""
+        return tuple(self._regions)
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    def check_pages(self, start: int, count: int, of: str = "") -> None:
+        """Refuse a range that isn't whole pages of the device. Raises MappingError."""
+        for what, value in (("address", start), ("length", count)):
+            if value % PAGE:
+                raise MappingError(f"the {of}{what} {value} is not a multiple of the page, {PAGE}")
+        if not count:
+            raise MappingError("a region has at least one page: the length is 0")
+        if start + count > self._size:
+            raise MappingError(
+                f"bytes {start} to {start + count - 1} are not all on the device, which has "
+                f"{self._size} bytes"
+            )
+
+    def check_free(self, first: int, last: int) -> None:
+        """Refuse a range that overlaps a region, or a region's metadata. Raises MappingError."""
+        at = bisect_right(self._starts, first)
+        near = [(r.address, r.address + r.size, r) for r in self._regions[max(0, at - 1) : at + 1]]
+        for what, ranges in (("a region", near), ("the metadata of a region", self._beside)):
+            for begin, end, region in ranges:
+                if first < end and begin < last:
+                    raise MappingError(
+                        f"bytes {first} to {last - 1} overlap {what} at {begin} to {end - 1} "
+                        f"(KeyID {region.keyid}): unmap it first"
+                    )
+
+    def insert(self, region: Region) -> None:
+        """Add a region whose ranges are free."""
+        at = bisect_right(self._starts, region.address)
+        self._starts.insert(at, region.address)
+        self._regions.insert(at, region)
+        if region.metadata:
+            self._beside.append((*region.metadata, region))
+
+    def remove(self, region: Region) -> None:
+        """Remove a region. Raises MappingError if it isn't in this map."""
+        at = bisect_right(self._starts, region.address) - 1
+        if at < 0 or self._regions[at] is not region:
+            raise MappingError("the region belongs to another controller: unmap it there")
+        del self._starts[at], self._regions[at]
+        self._beside = [entry for entry in self._beside if entry[2] is not region]
+
+    def near(self, address: int, length: int) -> list[Region]:
+        """The regions that may lie in a range, in the order of their addresses."""
+        at = max(0, bisect_right(self._starts, address) - 1)
+        return self._regions[at : bisect_right(self._starts, address + max(0, length - 1))]
