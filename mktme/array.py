@@ -175,7 +175,7 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         """Have file space under all of us, so that a write is refused before its first byte."""
         if not self.size:
             return
-        device, low, high = self._region.device, 0, self.itemsize
+        region, low, high = self._region, 0, self.itemsize
         starts = np.array([self._region.address + self._offset], np.int64)
         for n, stride in zip(self.shape, self.strides, strict=True):
             if abs(stride) >= SPACE:
@@ -184,11 +184,11 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
                 low, high = low + min(0, (n - 1) * stride), high + max(0, (n - 1) * stride)
         starts += low
         if high - low <= SPACE:
-            device.reserve_lines(starts.astype(np.uint64))
-            device.reserve_lines((starts + (high - low - 1)).astype(np.uint64))
+            region.reserve_lines(starts.astype(np.uint64))
+            region.reserve_lines((starts + (high - low - 1)).astype(np.uint64))
         else:
             for start in starts.tolist():
-                device.reserve(start, high - low)
+                region.reserve(start, high - low)
 
     def _get(self) -> Array:
         out = np.empty(self.shape, self.dtype)
@@ -299,8 +299,8 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             starts = np.ascontiguousarray(places + self._region.address).reshape(-1).astype(np.uint64)
             self._region.mapping()
             for at in range(0, self.itemsize, SPACE):  # every line that an item begins, ends or fills in
-                self._region.device.reserve_lines(starts + np.uint64(at))
-            self._region.device.reserve_lines(starts + np.uint64(self.itemsize - 1))
+                self._region.reserve_lines(starts + np.uint64(at))
+            self._region.reserve_lines(starts + np.uint64(self.itemsize - 1))
             self._transfer(starts, self.itemsize, values.reshape(-1).view(np.uint8), write=True)
 
     # numpy's protocols

@@ -276,6 +276,10 @@ class Controller:
             self._map.remove(region)
             region.retire()
 
+    def _near(self, address: int, length: int) -> list[Region]:
+        with self._lock:
+            return self._map.near(address, length)
+
     def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
         """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""
         with self._lock:
@@ -325,6 +329,10 @@ class Controller:
         source = _apart(source, media)
         if source.size:
             self.device.reserve(address, source.size)
+            for region in self._near(address, source.size):
+                first, last = max(address, region.address), min(address + source.size, region.end)
+                if region.metadata and first < last:
+                    region.reserve(first, last - first)
         for first, last, lines in self._segments(address, source.size):
             self.encrypt(lines, media, first, source[first - address : last - address])
 
@@ -385,6 +393,11 @@ class Controller:
         media, base = self.device.mapping(), self.device.base
         data = _apart(data, media)
         self.device.reserve_lines(index)
+        low, high = (int(index.min()), int(index.max())) if index.size else (0, 0)
+        for area in self._near(low, high + LINE - low):
+            if area.metadata:
+                within = (index >= np.uint64(area.address)) & (index < np.uint64(area.end))
+                area.reserve_lines(index[within])
         for region, order in self._by_region(index):
             region.write_lines(media, base, index, order, data)
 

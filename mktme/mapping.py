@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping as Named
-from functools import partial
 from typing import Any, cast
 
-from mktme.crypto.cipher import Lines
+import numpy as np
+
+from mktme.crypto.cipher import Lines, Words
 from mktme.errors import IvReuseWarning, SchemeError
 from mktme.iv import coordinates as known
 from mktme.iv import scheme as schemes
@@ -20,7 +21,6 @@ from mktme.stack import integrity as macs
 from mktme.stack.slot import Slot
 from mktme.stack.stateful import PATHS
 from mktme.stack.units import UnitPath
-from pmem.device import Device
 from pmem.geometry import LINE, PAGE, Size, parse_size
 
 
@@ -100,7 +100,17 @@ class Mapping:
                     stacklevel=3,
                 )
 
-    def path(self, slot: Slot, device: Device, metadata: int, keyid: int) -> Lines:
+    def beside(self, addresses: Words) -> list[Words]:
+        """Offsets in the metadata of what writing at some addresses changes, each kind apart."""
+        offsets, places = addresses - np.uint64(self.start), []
+        if self.scheme.state:
+            places += STORES[self.scheme.state].places(offsets // np.uint64(self.unit))
+        if self.integrity:
+            first = np.uint64(self._store_bytes(self.size))
+            places.append(offsets // np.uint64(LINE) * np.uint64(macs.BYTES) + first)
+        return places
+
+    def path(self, slot: Slot, metadata: int, keyid: int) -> Lines:
         """The range's bytes under a key; `metadata` is the address of its metadata."""
         lines = slot.lines
         if self.direct and lines is not None:
@@ -110,8 +120,7 @@ class Mapping:
         kept, checks = self._store_bytes(self.size), None
         if self.integrity:
             place = slice(metadata + kept, metadata + self.metadata_bytes(self.size))
-            room = partial(_reserve, device, place.start)
-            checks = macs.LineMacs(place, self.start // LINE, slot.mac_key, keyid, room)
+            checks = macs.LineMacs(place, self.start // LINE, slot.mac_key, keyid)
         cipher = slot.for_scheme(self.scheme)
         state = self.scheme.state
         if not state:
@@ -126,15 +135,9 @@ class Mapping:
             self.size,
             open_store=STORES[state],
             place=slice(metadata, metadata + kept),
-            reserve=partial(_reserve, device, metadata),
             lock=self._lock,
             macs=checks,
         )
-
-
-def _reserve(device: Device, at: int, offset: int, size: int) -> None:
-    """Make room in the device's file for bytes of metadata that lies at an address."""
-    device.reserve(at + offset, size)
 
 
 def _unit(scheme: Scheme, unit: int | None) -> int:

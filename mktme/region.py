@@ -7,6 +7,7 @@ import operator
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from mktme import parallel
 from mktme.errors import RegionError, RegionUnmapped
@@ -63,6 +64,11 @@ class Region:
         return self.size
 
     @property
+    def end(self) -> int:
+        """The address past the last byte."""
+        return self.address + self.size
+
+    @property
     def mapped(self) -> bool:
         """Whether the region is still mapped."""
         return self._controller is not None
@@ -89,9 +95,28 @@ class Region:
                 bound = slot, controller.lines(0)
             else:
                 place = self.metadata[0] if self.metadata else 0
-                bound = slot, self._mapping.path(slot, self.device, place, self.keyid)
+                bound = slot, self._mapping.path(slot, place, self.keyid)
             self._bound = bound
         return bound[1]
+
+    def reserve(self, address: int, length: int) -> None:
+        """Make sure that a range of device addresses can be written, and what is kept beside it.
+
+        Raises as `pmem.Device.reserve`; nothing is written then.
+        """
+        self.device.reserve(address, length)
+        if self.metadata:
+            ends = np.array([address, address + length - 1], np.uint64)
+            for places in self._mapping.beside(ends):
+                low, high = int(places[0]), int(places[-1])
+                self.device.reserve(self.metadata[0] + low, high - low + 1)
+
+    def reserve_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
+        """The same for scattered device addresses of this region."""
+        self.device.reserve_lines(addresses)
+        if self.metadata:
+            for places in self._mapping.beside(addresses.reshape(-1)):
+                self.device.reserve_lines(places + np.uint64(self.metadata[0]))
 
     def check(self, offset: SupportsIndex, length: SupportsIndex) -> tuple[int, int]:
         """A range as Python integers (numpy's wrap around). Raises RegionError if it is not in the region."""
@@ -158,7 +183,7 @@ class Region:
         self.mapping()
         if length:
             self.device.mapping()
-            self.device.reserve(self.address + offset, length)
+            self.reserve(self.address + offset, length)
         pattern = np.full(min(FILL, length), value, np.uint8)
         for at in range(offset, offset + length, FILL):
             self._write(at, pattern[: offset + length - at])
@@ -174,7 +199,7 @@ class Region:
         device, lines = self.device, self.lines()
         start, media = self.address + offset, device.mapping()
         if data.size:
-            device.reserve(start, data.size)
+            self.reserve(start, data.size)
             if data.size >= parallel.SPLIT_FROM:
                 self.mapping().encrypt(lines, media, start, data)
             else:

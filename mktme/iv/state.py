@@ -45,8 +45,9 @@ class Store(Protocol):
     def advance(self, numbers: Words) -> dict[str, Words]:
         """The coordinates with which units are to be written now, recorded."""
 
-    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
-        """The ranges of metadata, in bytes, that writing units first to last may change."""
+    @staticmethod
+    def places(numbers: Words) -> list[Words]:
+        """Offsets in the metadata of what writing units changes; no entry crosses a page."""
 
 
 class RandomIvs:
@@ -67,8 +68,9 @@ class RandomIvs:
         self._ivs[numbers] = np.frombuffer(os.urandom(16 * numbers.size), "<u8").reshape(-1, 2)
         return self.current(numbers)
 
-    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
-        return ((16 * first, 16 * last + 16),)
+    @staticmethod
+    def places(numbers: Words) -> list[Words]:
+        return [numbers * np.uint64(16)]
 
 
 class GlobalCounters:
@@ -98,8 +100,9 @@ class GlobalCounters:
         self._lines[numbers] = values
         return {"counter": values}
 
-    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
-        return (0, 8), (PAGE + 8 * first, PAGE + 8 * last + 8)
+    @staticmethod
+    def places(numbers: Words) -> list[Words]:
+        return [np.zeros(1, np.uint64), numbers * np.uint64(8) + np.uint64(PAGE)]
 
 
 @inline
@@ -175,8 +178,9 @@ class SplitCounters:
         split_counters(base, address(numbers), numbers.size, more, at, at + 8 * numbers.size)
         return {"major": made[0], "minor": made[1]}
 
-    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
-        return ((first // SPLIT_LINES * LINE, (last // SPLIT_LINES + 1) * LINE),)
+    @staticmethod
+    def places(numbers: Words) -> list[Words]:
+        return [numbers // np.uint64(SPLIT_LINES) * np.uint64(LINE)]
 
 
 class DeuceCounters:
@@ -213,8 +217,9 @@ class DeuceCounters:
         """Write back what `advance` returned, with the words modified now."""
         self._lines[numbers] = np.stack([counter, modified], axis=1).astype("<u4")
 
-    def spans(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
-        return ((8 * first, 8 * last + 8),)
+    @staticmethod
+    def places(numbers: Words) -> list[Words]:
+        return [numbers * np.uint64(8)]
 
 
 STORES: dict[str, type[Store]] = {

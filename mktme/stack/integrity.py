@@ -13,7 +13,6 @@ Forging takes 2^28 tries. A line and its MAC put back together are accepted: not
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -28,20 +27,15 @@ PRESENT = np.uint32(1 << 31)
 BYTES = 4  # of metadata, a line
 CHUNK = 2048  # lines taken at once
 
-Reserve = Callable[[int, int], None]
-
 
 class LineMacs:
     """The MACs of a range of lines that begins at line number `first`, under one key and KeyID.
 
-    `place` is the slice of the medium where they lie; `reserve(offset, size)` makes room in the file
-    for bytes of it. Thread-safe for different lines.
+    `place` is the slice of the medium where they lie. Thread-safe for different lines.
     """
 
-    def __init__(
-        self, place: slice, first: int, mac_key: bytes | bytearray, keyid: int, reserve: Reserve
-    ) -> None:
-        self._place, self._reserve = place, reserve
+    def __init__(self, place: slice, first: int, mac_key: bytes | bytearray, keyid: int) -> None:
+        self._place = place
         self._first, self._keyid = np.uint64(first), keyid
         # EBOIV encrypts the IV under the key itself, which makes it the first block of a CBC-MAC.
         self._cbc = cast(Any, make("aes-cbc-128", [mac_key])).sealed("eboiv")
@@ -66,9 +60,6 @@ class LineMacs:
 
     def seal(self, media: Bytes, ciphertext: Bytes, numbers: Words) -> None:
         """Record the MACs of lines as they are now on the medium."""
-        if numbers.size:
-            low, high = int(numbers.min() - self._first), int(numbers.max() - self._first)
-            self._reserve(BYTES * low, BYTES * (high + 1 - low))
         for part, rows in self._chunks(ciphertext, numbers):
             self._macs(media)[rows - self._first] = self._mac(part, rows)
 

@@ -24,7 +24,6 @@ from pmem.geometry import PAGE
 ROWS = 4096  # units taken at once, at most
 WORD_BITS = np.arange(32, dtype=np.uint64)  # a line's 32 words of 2 bytes, and their bits
 
-Reserve = Callable[[int, int], None]
 Halves = npt.NDArray[np.uint16]
 
 
@@ -32,7 +31,7 @@ class StatefulPath(UnitPath):
     """The path with a store; thread-safe: requests to one region take turns.
 
     `open_store` makes the store from the medium's bytes at the slice `place`; no view of them
-    outlives a request. `reserve(offset, size)` makes room in the file for bytes of the metadata.
+    outlives a request.
     """
 
     def __init__(
@@ -44,12 +43,11 @@ class StatefulPath(UnitPath):
         *,
         open_store: Callable[[Bytes], Store],
         place: slice,
-        reserve: Reserve,
         lock: threading.RLock,
         macs: LineMacs | None = None,
     ) -> None:
         super().__init__(binding, cipher, origin, size, alone=False, width=2, macs=macs)
-        self._open_store, self._place, self._reserve, self._lock = open_store, place, reserve, lock
+        self._open_store, self._place, self._lock = open_store, place, lock
         self._store: Any = None
 
     @contextmanager
@@ -61,11 +59,6 @@ class StatefulPath(UnitPath):
                 yield
             finally:
                 self._store = outer
-
-    def _make_room(self, numbers: Words) -> None:
-        """Reserve the metadata that writing units changes."""
-        for begin, end in self._store.spans(int(numbers.min()), int(numbers.max())):
-            self._reserve(begin, end - begin)
 
     def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
         with self._turn(media):
@@ -103,7 +96,6 @@ class StatefulPath(UnitPath):
     def _encrypt(self, media: Bytes, at: int, data: Bytes) -> None:
         for numbers, part in self._chunks(at, data.size):
             to = media[at + part.start : at + part.stop]
-            self._make_room(numbers)
             self._prepare(media, numbers)
             self._close(numbers, data[part], to)
             if self._macs is not None:
@@ -125,7 +117,6 @@ class StatefulPath(UnitPath):
         return plain
 
     def _write_units(self, media: Bytes, units: Words, plain: Bytes) -> None:
-        self._make_room(units)
         self._prepare(media, units)
         made = self._rows(media)[units]
         self._close(units, plain.reshape(-1), made.reshape(-1))
