@@ -23,6 +23,7 @@ from mktme.mapping import Mapping
 from mktme.pagemap import PageMap
 from mktme.region import Region
 from mktme.stack.slot import PLAIN, Slot
+from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes, line_addresses, line_array
 from pmem.device import Device
 from pmem.geometry import LINE, PAGE, Size, check_range, parse_size
@@ -185,7 +186,7 @@ class Controller:
         for region in self._map.regions:
             if region.keyid == keyid:
                 try:
-                    slot.check(region.scheme, region.unit, region.words)
+                    region.fits(slot)
                 except MktmeError:
                     slot.wipe()
                     raise
@@ -237,7 +238,7 @@ class Controller:
         with self._lock:
             if not 0 <= keyid < len(self.slots) or (slot := self.slots[keyid]) is None:
                 raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
-            slot.check(mapping.scheme, mapping.unit, mapping.words)
+            mapping.check(slot)
             mapping.warn_of_repeats()
             for first, last in filter(None, ((start, start + count), beside)):
                 self._map.check_free(first, last)
@@ -333,7 +334,10 @@ class Controller:
                 first, last = max(address, region.address), min(address + source.size, region.end)
                 if region.metadata and first < last:
                     region.reserve(first, last - first)
-        for first, last, lines in self._segments(address, source.size):
+        segments = list(self._segments(address, source.size))
+        for first, last, lines in segments:
+            check_write(lines, media, first, last - first)
+        for first, last, lines in segments:
             self.encrypt(lines, media, first, source[first - address : last - address])
 
     def decrypt(self, lines: Lines, media: Bytes, start: int, out: Bytes) -> None:
@@ -342,6 +346,7 @@ class Controller:
 
     def encrypt(self, lines: Lines, media: Bytes, start: int, data: Bytes) -> None:
         """The write path below the page map; see `decrypt`."""
+        check_write(lines, media, start, data.size)
         self._split(lines.write, media, start, _apart(data, media))
 
     def _split(

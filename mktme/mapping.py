@@ -43,18 +43,19 @@ class Mapping:
         made = cls(scheme, _unit(scheme, unit), start, size, integrity)
         values = known.given(given) | {"address": start}
         for name in scheme.coordinates:
-            if name not in values and name not in known.STATE:
+            if name not in values and not (scheme.state and name in known.STATE):
                 raise SchemeError(
-                    f"{scheme.name} needs the {name} of a data unit, and the memory controller doesn't "
-                    f"know it: {known.how_to_give(name)}"
+                    f"{scheme.name} needs the {'nonce' if name in known.HALVES else name} of a data unit, "
+                    f"and the memory controller doesn't know it: {known.how_to_give(name)}"
                 )
             if "address" in name and values.get(name, 0) % made.unit:
                 raise SchemeError(
                     f"{name} = {values[name]} is not a multiple of the data unit, {made.unit} bytes"
                 )
-        unused = [name for name in values if name not in scheme.coordinates and name != "address"]
+        kept = known.STATE if scheme.state else frozenset()
+        wanted = [n for n in scheme.coordinates if n not in kept and n != "address"]
+        unused = [name for name in values if name not in wanted and name != "address"]
         if unused:
-            wanted = [n for n in scheme.coordinates if n not in known.STATE and n != "address"]
             raise SchemeError(
                 f"{scheme.name} has no coordinate {unused[0]}: it takes {', '.join(wanted) or 'none'}"
             )
@@ -79,6 +80,15 @@ class Mapping:
         if self._binding is None:
             self._binding = Binding(self.scheme, self.unit, self.values)
         return self._binding
+
+    def check(self, slot: Slot) -> None:
+        """Refuse a key that the range can't be encrypted with. Raises SchemeError."""
+        if self.integrity and slot.algorithm is None:
+            raise SchemeError(
+                "integrity needs a key, and KeyID 0 or one that doesn't encrypt has none: map the range to a "
+                "KeyID that was programmed, or make the controller with tme=True"
+            )
+        slot.check(self.scheme, self.unit, self.words)
 
     def metadata_bytes(self, length: int) -> int:
         """Bytes of metadata for so many bytes of data: whole pages, the scheme's and then the MACs'."""
@@ -120,7 +130,9 @@ class Mapping:
         kept, checks = self._store_bytes(self.size), None
         if self.integrity:
             place = slice(metadata + kept, metadata + self.metadata_bytes(self.size))
-            checks = macs.LineMacs(place, self.start // LINE, slot.mac_key, keyid)
+            alone = slot.algorithm.alone and not self.scheme.state
+            grain = LINE if alone else max(LINE, self.unit)
+            checks = macs.LineMacs(place, self.start // LINE, slot.mac_key, keyid, grain)
         cipher = slot.for_scheme(self.scheme)
         state = self.scheme.state
         if not state:

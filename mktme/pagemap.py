@@ -35,21 +35,25 @@ class PageMap:
             raise MappingError("a region has at least one page: the length is 0")
         if start + count > self._size:
             raise MappingError(
-                f"bytes {start} to {start + count - 1} are not all on the device, which has "
-                f"{self._size} bytes"
+                f"{of and f'the {of}'}bytes {start} to {start + count - 1} are not all on the device, which "
+                f"has {self._size} bytes"
             )
 
     def check_free(self, first: int, last: int) -> None:
         """Refuse a range that overlaps a region, or a region's metadata. Raises MappingError."""
         at = bisect_right(self._starts, first)
-        near = [(r.address, r.address + r.size, r) for r in self._regions[max(0, at - 1) : at + 1]]
-        for what, ranges in (("a region", near), ("the metadata of a region", self._beside)):
-            for begin, end, region in ranges:
-                if first < end and begin < last:
-                    raise MappingError(
-                        f"bytes {first} to {last - 1} overlap {what} at {begin} to {end - 1} "
-                        f"(KeyID {region.keyid}): unmap it first"
-                    )
+        for region in self._regions[max(0, at - 1) : at + 1]:
+            if first < region.end and region.address < last:
+                raise MappingError(
+                    f"bytes {first} to {last - 1} overlap a region at {region.address} to {region.end - 1} "
+                    f"(KeyID {region.keyid}): unmap it first"
+                )
+        for begin, end, region in self._beside:
+            if first < end and begin < last:
+                raise MappingError(
+                    f"bytes {first} to {last - 1} overlap the metadata, bytes {begin} to {end - 1}, of the "
+                    f"region at {region.address} (KeyID {region.keyid}): unmap it first"
+                )
 
     def insert(self, region: Region) -> None:
         """Add a region whose ranges are free."""

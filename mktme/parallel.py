@@ -38,7 +38,12 @@ def split(work: Callable[[int, int], None], length: int, grain: int, threads: in
     try:
         work(0, step)
     finally:
-        errors = [error for job in waiting if (error := job.exception()) is not None]
-    if errors:
-        raise errors[0]
+        errors = [job.exception() for job in waiting if job.exception() is not None]
+        waiting.clear()
+    try:
+        for error in errors:
+            raise error  # type: ignore[misc]
+    finally:  # an error that this frame names would hold itself, and the arrays of the request
+        errors.clear()
+        error = None
     return None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mktme import parallel
 from mktme.errors import RegionError, RegionUnmapped
+from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Region:
     Thread-safe as the controller is.
 
     Attributes: `address` and `size` (bytes), `keyid`, `scheme` (the IV scheme), `unit` (bytes of a
-    data unit), `words` (64-bit words of an IV), `metadata` (where what is kept beside the data
+    data unit), `metadata` (where what is kept beside the data
     begins and ends on the device, or None), `device`, `mapped`.
     """
 
@@ -47,7 +48,6 @@ class Region:
     ) -> None:
         self.address, self.size, self.keyid = address, size, keyid
         self.scheme, self.unit, self.metadata = mapping.scheme, mapping.unit, metadata
-        self.words = mapping.words
         self._controller: Controller | None = controller
         self._mapping = mapping
         self._bound: tuple[Slot | None, Lines] | None = None  # to the slot as it was
@@ -118,6 +118,10 @@ class Region:
             for places in self._mapping.beside(addresses.reshape(-1)):
                 self.device.reserve_lines(places + np.uint64(self.metadata[0]))
 
+    def fits(self, slot: Slot) -> None:
+        """Refuse a key that the region can't be encrypted with. Raises SchemeError."""
+        self._mapping.check(slot)
+
     def check(self, offset: SupportsIndex, length: SupportsIndex) -> tuple[int, int]:
         """A range as Python integers (numpy's wrap around). Raises RegionError if it is not in the region."""
         try:
@@ -182,8 +186,8 @@ class Region:
             raise RegionError(f"{value} is not the value of a byte: 0 to 255")
         self.mapping()
         if length:
-            self.device.mapping()
             self.reserve(self.address + offset, length)
+            check_write(self.lines(), self.device.mapping(), self.address + offset, length)
         pattern = np.full(min(FILL, length), value, np.uint8)
         for at in range(offset, offset + length, FILL):
             self._write(at, pattern[: offset + length - at])

@@ -11,6 +11,7 @@ be written, kernels are compiled anew in each process.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -20,10 +21,16 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core import config, sigutils
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 from numba.core.ccallback import CFunc
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Numba tells functions of one name apart by a number, counted from 1 in every process, so kernels of
+# one source that two processes compiled and kept can have one symbol; of the pieces that they call,
+# only that of the kernel that is loaded first would then run. Counting from a drawn number prevents it.
+FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
 
 
 @cache

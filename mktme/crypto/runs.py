@@ -49,7 +49,7 @@ class LineAccess(ABC):
             for start, row in zip(starts.tolist(), rows, strict=True):
                 self.read(media, base, start, row)
             return
-        for part, places, numbers in _run_chunks(starts, length):
+        for part, places, numbers in run_chunks(starts, length):
             rows[part] = self._get(media, numbers).reshape(-1)[places]
 
     def write_runs(self, media: Bytes, base: int, starts: Words, length: int, data: Bytes) -> None:
@@ -58,19 +58,22 @@ class LineAccess(ABC):
             for start, row in zip(starts.tolist(), rows, strict=True):
                 self.write(media, base, start, row)
             return
-        for part, places, numbers in _run_chunks(starts, length):
-            whole = self._get(media, numbers)
+        for part, places, numbers in run_chunks(starts, length):
+            partly = partly_covered(places, numbers.size)
+            whole = np.empty((numbers.size, LINE), np.uint8)
+            if partly.any():
+                whole[partly] = self._get(media, numbers[partly])
             whole.reshape(-1)[places] = rows[part]
             self._put(media, numbers, whole)
 
     def read_lines(self, media: Bytes, base: int, addresses: Words, order: Words | None, out: Bytes) -> None:
-        for rows in _row_chunks(addresses, order):
+        for rows in row_chunks(addresses, order):
             out[rows] = self._get(media, addresses[rows] // np.uint64(LINE))
 
     def write_lines(
         self, media: Bytes, base: int, addresses: Words, order: Words | None, lines: Bytes
     ) -> None:
-        for rows in _row_chunks(addresses, order):
+        for rows in row_chunks(addresses, order):
             self._put(media, addresses[rows] // np.uint64(LINE), lines[rows])
 
     def _get(self, media: Bytes, numbers: Words) -> Bytes:
@@ -92,7 +95,14 @@ def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _run_chunks(starts: Words, length: int) -> Iterator[tuple[slice, npt.NDArray[np.int64], Words]]:
+def partly_covered(places: npt.NDArray[np.int64], lines: int) -> npt.NDArray[np.bool_]:
+    """Which of some lines, one after another, are covered in part, given the places of the bytes."""
+    covered = np.zeros(lines * LINE, bool)
+    covered[places] = True
+    return np.logical_not(covered.reshape(-1, LINE).all(axis=1))
+
+
+def run_chunks(starts: Words, length: int) -> Iterator[tuple[slice, npt.NDArray[np.int64], Words]]:
     """Runs, a chunk at a time: which, where their bytes lie in the lines they touch, those lines."""
     count = max(1, CHUNK // (length // LINE + 2))
     for first in range(0, starts.size, count):
@@ -103,7 +113,7 @@ def _run_chunks(starts: Words, length: int) -> Iterator[tuple[slice, npt.NDArray
         yield part, place.reshape(bytes_.shape) * LINE + within, numbers
 
 
-def _row_chunks(addresses: Words, order: Words | None) -> Iterator[slice | Words]:
+def row_chunks(addresses: Words, order: Words | None) -> Iterator[slice | Words]:
     n = addresses.size if order is None else order.size
     for first in range(0, n, CHUNK):
         part = slice(first, min(first + CHUNK, n))

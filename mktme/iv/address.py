@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mktme.iv.scheme import Iv, Scheme, register
 
+LINES = (1 << 58) - 1  # compiled words are signed, so what is shifted out comes back as its sign
+
 
 def pmem_line(address: int) -> Iv:
     """The line number of the persistent-memory address: bytes 0-7 are address / 64 in
@@ -23,12 +25,12 @@ def spa_line(system_address: int) -> Iv:
     """The line number of the system physical address, which changes when a DIMM moves to another
     slot or an interleave set is rebuilt.
     """
-    return system_address >> 6, 0
+    return system_address >> 6 & LINES, 0
 
 
 def dimm_line(device_address: int, dimm_serial: int) -> Iv:
     """The line number on the DIMM, beside the DIMM's serial number."""
-    return device_address >> 6, dimm_serial
+    return device_address >> 6 & LINES, dimm_serial
 
 
 PMEM_LINE = register(

@@ -29,6 +29,7 @@ COORDINATES: dict[str, tuple[str, int]] = {
     "major": ("major write counter of the page", 0),
     "minor": ("minor write counter of the line", 0),
 }
+HALVES = frozenset({"nonce_low", "nonce_high"})  # given together, as the 16 bytes of nonce
 STATE = frozenset({"counter", "major", "minor"})  # kept beside the data, by the scheme itself
 
 
@@ -74,7 +75,7 @@ def given(values: Mapping[str, Any]) -> dict[str, int]:
 
 def how_to_give(name: str) -> str:
     """How a caller gives a coordinate that a path can't know."""
-    if name.startswith("nonce_"):
+    if name in HALVES:
         return "pass nonce=..., the file's 16 bytes"
     meaning, every = COORDINATES.get(name, ("", 0))
     where = ", at the first data unit" if every else ""

@@ -26,6 +26,10 @@ from mktme.errors import SchemeError
 Iv = tuple[Any, ...]  # two or four 64-bit words, little-endian in memory; ints or uint64 arrays
 Function = Callable[..., Iv]
 WORD = (1 << 64) - 1
+TAKEN = {  # what a coordinate can't be called, since `Controller.map` takes it for something else
+    name: f"map's own argument: call it {name}_"
+    for name in ("self", "length", "keyid", "iv", "unit", "metadata", "integrity")
+} | {"nonce": "16 bytes: call its halves nonce_low and nonce_high"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def define(name: str, *, unit: int = 64, source: str = "a user's own") -> Callab
         for p in parameters:
             if p.kind is not p.POSITIONAL_OR_KEYWORD or p.default is not p.empty:
                 raise SchemeError(f"{name}: the parameter {p} is to be a plain name, that of a coordinate")
+            if p.name in TAKEN:
+                raise SchemeError(f"{name}: no coordinate can have the name {p.name}, {TAKEN[p.name]}")
         summary = (inspect.getdoc(function) or "a user's own scheme").partition("\n")[0]
         names = tuple(p.name for p in parameters)
         register(Scheme(name, unit, names, function, summary, source, own=True))

@@ -27,6 +27,7 @@ from pmem.geometry import LINE, PAGE
 
 EPOCH = 32  # writes after which DEUCE encrypts a whole line anew
 MINOR_MAX = 127
+WORD = np.uint64((1 << 64) - 1)
 SPLIT_LINES = PAGE // LINE  # lines that share a major counter
 
 
@@ -48,6 +49,9 @@ class Store(Protocol):
     @staticmethod
     def places(numbers: Words) -> list[Words]:
         """Offsets in the metadata of what writing units changes; no entry crosses a page."""
+
+    def check(self, first: int, last: int) -> None:
+        """Refuse to write units first to last once more. Raises CountersExhausted."""
 
 
 class RandomIvs:
@@ -72,6 +76,9 @@ class RandomIvs:
     def places(numbers: Words) -> list[Words]:
         return [numbers * np.uint64(16)]
 
+    def check(self, first: int, last: int) -> None:
+        """There are always more."""
+
 
 class GlobalCounters:
     """One counter of all writes; each line keeps the value that it was written under."""
@@ -90,11 +97,8 @@ class GlobalCounters:
 
     def advance(self, numbers: Words) -> dict[str, Words]:
         """Raises CountersExhausted."""
+        self.check(0, numbers.size - 1)
         last = int(self._next[0])
-        if last + numbers.size >= 1 << 64:
-            raise CountersExhausted(
-                "ctr-global has counted 2^64 writes: map the range anew under another key"
-            )
         self._next[0] = last + numbers.size
         values = np.uint64(last) + np.arange(1, numbers.size + 1, dtype=np.uint64)
         self._lines[numbers] = values
@@ -103,6 +107,12 @@ class GlobalCounters:
     @staticmethod
     def places(numbers: Words) -> list[Words]:
         return [np.zeros(1, np.uint64), numbers * np.uint64(8) + np.uint64(PAGE)]
+
+    def check(self, first: int, last: int) -> None:
+        if int(self._next[0]) + last + 1 - first >= 1 << 64:
+            raise CountersExhausted(
+                "ctr-global has counted 2^64 writes: map the range anew under another key"
+            )
 
 
 @inline
@@ -167,9 +177,14 @@ class SplitCounters:
         """Begin a page anew: the next major counter, all minor ones zero. Raises CountersExhausted."""
         major = int(self._pages[page, 0]) + 1
         if major >= 1 << 64:
-            raise CountersExhausted(f"page {page} has had 2^64 major counters: map it anew under another key")
+            raise self._exhausted(page)
         self._pages[page] = 0
         self._pages[page, 0] = major
+
+    def _exhausted(self, page: int) -> CountersExhausted:
+        return CountersExhausted(
+            f"page {page} of the range has had 2^64 major counters: map it anew under another key"
+        )
 
     def _counters(self, numbers: Words, more: int) -> dict[str, Words]:
         made = np.empty((2, numbers.size), np.uint64)
@@ -181,6 +196,15 @@ class SplitCounters:
     @staticmethod
     def places(numbers: Words) -> list[Words]:
         return [numbers // np.uint64(SPLIT_LINES) * np.uint64(LINE)]
+
+    def check(self, first: int, last: int) -> None:
+        page = first // SPLIT_LINES
+        majors = self._pages[page : last // SPLIT_LINES + 1, 0]
+        for i in np.flatnonzero(majors == WORD).tolist():
+            begin = max(first, (page + i) * SPLIT_LINES)
+            lines = np.arange(begin, min(last + 1, (page + i + 1) * SPLIT_LINES), dtype=np.uint64)
+            if self.full(lines).size:
+                raise self._exhausted(page + i)
 
 
 class DeuceCounters:
@@ -207,9 +231,7 @@ class DeuceCounters:
         found = self.current(numbers)
         counter = np.where(found["counter"] == 0, np.uint64(EPOCH), found["counter"] + np.uint64(1))
         if (counter >> np.uint64(32)).any():
-            raise CountersExhausted(
-                "a line has been written 2^32 times: map the range anew under another key"
-            )
+            raise self._exhausted()
         modified = np.where(counter % np.uint64(EPOCH) == 0, np.uint64(0), found["modified"])
         return {"counter": counter, "modified": modified}
 
@@ -220,6 +242,13 @@ class DeuceCounters:
     @staticmethod
     def places(numbers: Words) -> list[Words]:
         return [numbers * np.uint64(8)]
+
+    def check(self, first: int, last: int) -> None:
+        if (self._lines[first : last + 1, 0] == np.uint32(0xFFFFFFFF)).any():
+            raise self._exhausted()
+
+    def _exhausted(self) -> CountersExhausted:
+        return CountersExhausted("a line has been written 2^32 times: map the range anew under another key")
 
 
 STORES: dict[str, type[Store]] = {

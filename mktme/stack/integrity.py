@@ -31,11 +31,15 @@ CHUNK = 2048  # lines taken at once
 class LineMacs:
     """The MACs of a range of lines that begins at line number `first`, under one key and KeyID.
 
-    `place` is the slice of the medium where they lie. Thread-safe for different lines.
+    `place` is the slice of the medium where they lie; `grain` is how many bytes are written
+    together. Thread-safe for different lines.
     """
 
-    def __init__(self, place: slice, first: int, mac_key: bytes | bytearray, keyid: int) -> None:
+    def __init__(
+        self, place: slice, first: int, mac_key: bytes | bytearray, keyid: int, grain: int = LINE
+    ) -> None:
         self._place = place
+        self._whole = "line" if grain == LINE else f"data unit of {grain} bytes"
         self._first, self._keyid = np.uint64(first), keyid
         # EBOIV encrypts the IV under the key itself, which makes it the first block of a CBC-MAC.
         self._cbc = cast(Any, make("aes-cbc-128", [mac_key])).sealed("eboiv")
@@ -48,7 +52,7 @@ class LineMacs:
                 line = int(rows[np.argmin(valid)])
                 raise PoisonError(
                     f"line {line} (address {line * LINE:#x}) is poisoned: its MAC doesn't match what lies on "
-                    "the medium; write the whole line to use it again",
+                    f"the medium; write the whole {self._whole} to use it again",
                     line,
                 )
 

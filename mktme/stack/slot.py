@@ -50,7 +50,7 @@ class Slot:
         return cast(LineCipher, self.cipher) if serves else None
 
     def check(self, scheme: Scheme, unit: int, words: int) -> None:
-        """Refuse what doesn't fit together: the cipher, an IV scheme and the size of a data unit.
+        """Refuse what doesn't fit together: the cipher, a scheme of so many words, the data unit.
 
         `words`: the 64-bit words of the scheme's IVs. Raises SchemeError.
         """
@@ -63,9 +63,10 @@ class Slot:
                 f"{scheme.name} is not for {algorithm.name}: program a key of {' or '.join(fitting)}"
             )
         if 8 * words > algorithm.iv_bytes:
+            wide = [name for name, a in ALGORITHMS.items() if 8 * words <= a.iv_bytes]
             raise SchemeError(
                 f"{scheme.name} makes IVs of {8 * words} bytes and {algorithm.name} takes "
-                f"{algorithm.iv_bytes}: program a key of adiantum or aes-hctr2-256"
+                f"{algorithm.iv_bytes}: program a key of {' or '.join(wide)}"
             )
         if not algorithm.takes(unit):
             least, most, multiple = algorithm.units

@@ -60,6 +60,12 @@ class StatefulPath(UnitPath):
             finally:
                 self._store = outer
 
+    def check_write(self, media: Bytes, start: int, size: int) -> None:
+        with self._turn(media):
+            first, end = start - self._origin, start - self._origin + size
+            self._store.check(first // self._unit, (end - 1) // self._unit)
+            super().check_write(media, start, size)
+
     def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
         with self._turn(media):
             super().read(media, base, start, out)
@@ -77,14 +83,7 @@ class StatefulPath(UnitPath):
 
     def _put(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
         with self._turn(media):
-            units, place, within = self._units_of(numbers)
-            covered = np.zeros((units.size, self._unit // LINE), bool)
-            covered[place, within] = True
-            plain = np.empty((units.size, self._unit), np.uint8)
-            partly = ~covered.all(axis=1)
-            plain[partly] = self._read_units(media, units[partly])
-            plain.reshape(units.size, -1, LINE)[place, within] = lines
-            self._write_units(media, units, plain)
+            self._put_units(media, numbers, lines)
 
     def _decrypt(self, media: Bytes, at: int, out: Bytes) -> None:
         for numbers, part in self._chunks(at, out.size):

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from mktme.crypto.cipher import LINE, Bytes, Cipher, PartCipher, PlannedCipher, Words
-from mktme.crypto.runs import LineAccess
+from mktme.crypto.cipher import LINE, Bytes, Cipher, Lines, PartCipher, PlannedCipher, Words
+from mktme.crypto.runs import CHUNK as LINES
+from mktme.crypto.runs import LineAccess, partly_covered, row_chunks, run_chunks
 from mktme.iv.compiled import Binding
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class UnitPath(LineAccess):
     def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
         if np.may_share_memory(media, data):  # ciphertext as plaintext, from under our own hands
             data = data.copy()
+        self.check_write(media, start, data.size)
         grain, end = self._grain, start + data.size
         at = start - (start - self._origin) % grain
         if at < start or data.size < grain:
@@ -83,6 +86,50 @@ class UnitPath(LineAccess):
             start += whole
         if start < end:
             self._patch(media, start, 0, data[start - end :])
+
+    def check_write(self, media: Bytes, start: int, size: int) -> None:
+        """Refuse to write some bytes, before anything is written: grains at the edges may be poisoned."""
+        if self._macs is not None:
+            for edge in (start, start + size):
+                skip = (edge - self._origin) % self._grain
+                if skip:
+                    at = edge - skip
+                    source = media[at : at + self._grain]
+                    self._macs.check(media, source, self._numbers(at, self._grain))
+
+    def write_runs(self, media: Bytes, base: int, starts: Words, length: int, data: Bytes) -> None:
+        if self._macs is not None and length >= LINE * LINES:
+            for start in starts.tolist():
+                self.check_write(media, start, length)
+        elif self._macs is not None:
+            for _, places, numbers in run_chunks(starts, length):
+                self._check_put(media, numbers, partly_covered(places, numbers.size))
+        super().write_runs(media, base, starts, length, data)
+
+    def write_lines(
+        self, media: Bytes, base: int, addresses: Words, order: Words | None, lines: Bytes
+    ) -> None:
+        if self._macs is not None and self._grain > LINE:
+            for rows in row_chunks(addresses, order):
+                numbers = addresses[rows] // np.uint64(LINE)
+                self._check_put(media, numbers, np.zeros(numbers.size, bool))
+        super().write_lines(media, base, addresses, order, lines)
+
+    def _check_put(self, media: Bytes, numbers: Words, partly: npt.NDArray[np.bool_]) -> None:
+        """Refuse to write some lines, of which some are written in part, where what stays is poisoned."""
+        if self._grain > LINE:
+            units, place, within = self._units_of(numbers)
+            numbers = self._lines_of(units[self._partly(units, place[~partly], within[~partly])])
+        else:
+            numbers = numbers[partly]
+        if self._macs is not None and numbers.size:
+            self._macs.check(media, media.reshape(-1, LINE)[numbers].reshape(-1), numbers)
+
+    def _partly(self, units: Words, place: Words, within: Words) -> npt.NDArray[np.bool_]:
+        """Which of some units are covered only in part by lines."""
+        covered = np.zeros((units.size, self._unit // LINE), bool)
+        covered[place, within] = True
+        return np.logical_not(covered.all(axis=1))
 
     def _patch(self, media: Bytes, at: int, skip: int, data: Bytes) -> None:
         """Replace some bytes of the grain at a place."""
@@ -152,8 +199,15 @@ class UnitPath(LineAccess):
             if self._macs is not None:
                 self._macs.seal_at(media, numbers)
             return
+        self._put_units(media, numbers, lines)
+
+    def _put_units(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
+        """Write scattered lines; units that they cover in part are read first."""
         units, place, within = self._units_of(numbers)
-        plain = self._read_units(media, units)
+        plain = np.empty((units.size, self._unit), np.uint8)
+        partly = self._partly(units, place, within)
+        if partly.any():
+            plain[partly] = self._read_units(media, units[partly])
         plain.reshape(units.size, -1, LINE)[place, within] = lines
         self._write_units(media, units, plain)
 
@@ -187,3 +241,9 @@ class UnitPath(LineAccess):
         """The numbers of the lines of units, on the device."""
         first = (units * self._unit_word + np.uint64(self._origin)) // np.uint64(LINE)
         return (first[:, None] + np.arange(self._unit // LINE).astype(np.uint64)).reshape(-1)
+
+
+def check_write(lines: Lines, media: Bytes, start: int, size: int) -> None:
+    """Refuse a request whole that a path would refuse in the middle of it."""
+    if size and isinstance(lines, UnitPath):
+        lines.check_write(media, start, size)
