@@ -198,7 +198,9 @@ class Binding:
         if self._compiled.reason:
             values = [self._running(k, 0, 1) for k in range(len(self._starts))]
             made: Any = self.scheme.iv(*values)
-            return len(made) if isinstance(made, tuple | list) else 1
+            count = len(made) if isinstance(made, tuple | list) else 1
+            check_words(self.scheme, count, [])
+            return count
         return self._compiled.made
 
     def plan(self, width: int) -> tuple[int, int] | None:
