@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from mktme.errors import RegionError
+from mktme.errors import MktmeError, RegionError, release
 from pmem.device import CHUNK_BITS
 
 if TYPE_CHECKING:
@@ -165,11 +165,12 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
     def _transfer(self, starts: npt.NDArray[np.uint64], length: int, data: Array, write: bool) -> None:
         """Runs of bytes between the medium and a flat uint8 array."""
         lines, device = self._region.lines(), self._region.device
-        media = device.mapping()
-        if write:
-            lines.write_runs(media, device.base, starts, length, data)
-        else:
-            lines.read_runs(media, device.base, starts, length, data)
+        call = lines.write_runs if write else lines.read_runs
+        try:
+            call(device.mapping(), device.base, starts, length, data)
+        except MktmeError as error:
+            release(error)
+            raise
 
     def _reserve(self) -> None:
         """Have file space under all of us, so that a write is refused before its first byte."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mktme import parallel, pconfig
 from mktme.crypto.cipher import Lines
-from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError
+from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError, releasing
 from mktme.keys import Key
 from mktme.mapping import Mapping
 from mktme.pagemap import PageMap
@@ -41,7 +41,8 @@ class Controller:
 
     Programming and mapping are thread-safe; so are reads and writes in several threads at once
     (two that overlap have no defined order; of two that write parts of one line at the same time
-    one may be lost, since such a line is read, changed and written back). As in the hardware,
+    one may be lost, since such a line is read, changed and written back, as is a larger data unit
+    of CBC or a wide-block cipher). As in the hardware,
     reprogramming or clearing a KeyID while a request runs under it leaves that request's bytes
     undefined.
 
@@ -239,7 +240,7 @@ class Controller:
             if not 0 <= keyid < len(self.slots) or (slot := self.slots[keyid]) is None:
                 raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
             mapping.check(slot)
-            mapping.warn_of_repeats()
+            mapping.warn_of_repeats(slot)
             for first, last in filter(None, ((start, start + count), beside)):
                 self._map.check_free(first, last)
             region = Region(self, start, count, keyid, mapping, beside)
@@ -311,6 +312,7 @@ class Controller:
         self.read_into(out, address)
         return out.tobytes()
 
+    @releasing
     def read_into(self, buffer: Any, address: int = 0) -> None:
         """Fill a writable contiguous buffer from any range. Raises as `read`."""
         out = buffer_bytes(buffer, writable=True)
@@ -319,6 +321,7 @@ class Controller:
         for first, last, lines in self._segments(address, out.size):
             self.decrypt(lines, media, first, out[first - address : last - address])
 
+    @releasing
     def write(self, address: int, data: Any) -> None:
         """Write a contiguous buffer to any range, encrypted page by page as the map says.
 
@@ -363,6 +366,7 @@ class Controller:
 
         return parallel.split(work, data.size - head, PAGE, self.threads)
 
+    @releasing
     def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
         """Scattered lines, over any regions: (n,) line-aligned addresses to (n, 64) uint8.
 
@@ -386,6 +390,7 @@ class Controller:
             parallel.split(work, n, 1, threads)
         return out
 
+    @releasing
     def write_lines(self, addresses: npt.ArrayLike, lines: npt.ArrayLike) -> None:
         """Write scattered lines: (n,) line-aligned addresses and (n, 64) uint8.
 

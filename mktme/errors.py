@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class MktmeError(Exception):
     """Any error of this package."""
@@ -53,6 +61,27 @@ class PoisonError(MktmeError, OSError):
 
 class IvReuseWarning(UserWarning):
     """A user's IV scheme gives two data units the same IV."""
+
+
+def release(error: BaseException) -> None:
+    """Let go of what the finished frames of an error hold: a poisoned line's kept error would
+    otherwise keep the device from being closed.
+    """
+    traceback.clear_frames(error.__traceback__)
+
+
+def releasing(method: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: errors of this package that leave a method hold nothing of it."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except MktmeError as error:
+            release(error)
+            raise
+
+    return call
 
 
 class GeneralProtection(MktmeError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import warnings
 from collections.abc import Mapping as Named
@@ -52,6 +53,11 @@ class Mapping:
                 raise SchemeError(
                     f"{name} = {values[name]} is not a multiple of the data unit, {made.unit} bytes"
                 )
+            last = values.get(name, 0) + known.step(name, made.unit) * (size // made.unit - 1)
+            if last >> scheme.bits:
+                raise SchemeError(
+                    f"{scheme.name} takes a {name} below 2^{scheme.bits}, and the range's last one is {last}"
+                )
         kept = known.STATE if scheme.state else frozenset()
         wanted = [n for n in scheme.coordinates if n not in kept and n != "address"]
         unused = [name for name in values if name not in wanted and name != "address"]
@@ -98,14 +104,19 @@ class Mapping:
         state = self.scheme.state
         return _pages(STORES[state].size(length, self.unit)) if state else 0
 
-    def warn_of_repeats(self) -> None:
-        """Try a user's scheme on the ends of the range. Raises SchemeError for what it returns."""
-        if self.scheme.own:
-            repeats = self.binding.repeats(self.size // self.unit, self.words)
+    def warn_of_repeats(self, slot: Slot) -> None:
+        """Try a user's scheme, and any in counter mode, on the ends of the range.
+
+        Raises SchemeError for what a user's scheme returns.
+        """
+        counting = slot.algorithm is not None and slot.algorithm.family == "aes-ctr"
+        if self.scheme.own or (counting and not self.scheme.state):
+            blocks = self.unit // 16 if counting else 0
+            repeats = self.binding.repeats(self.size // self.unit, self.words, blocks)
             if repeats:
                 warnings.warn(
                     f"{self.scheme.name} gives {repeats} of the data units that were tried an IV that "
-                    "another has: equal data there will look equal, and a counter mode breaks",
+                    "another has, or counts to: equal data there will look equal, and a counter mode breaks",
                     IvReuseWarning,
                     stacklevel=3,
                 )
@@ -132,7 +143,7 @@ class Mapping:
             place = slice(metadata + kept, metadata + self.metadata_bytes(self.size))
             alone = slot.algorithm.alone and not self.scheme.state
             grain = LINE if alone else max(LINE, self.unit)
-            checks = macs.LineMacs(place, self.start // LINE, slot.mac_key, keyid, grain)
+            checks = macs.LineMacs(place, self.start // LINE, slot.mac_cipher(), keyid, grain)
         cipher = slot.for_scheme(self.scheme)
         state = self.scheme.state
         if not state:
@@ -154,11 +165,14 @@ class Mapping:
 
 def _unit(scheme: Scheme, unit: int | None) -> int:
     """The size of data units. Raises SchemeError."""
-    size = scheme.unit if unit is None else unit
+    try:
+        size = scheme.unit if unit is None else operator.index(unit)
+    except TypeError:
+        raise SchemeError(f"unit is to be an integer, in bytes, not {type(unit).__name__}") from None
     least, most = scheme.least_unit, scheme.most_unit
-    if not isinstance(size, int) or not least <= size <= most or size & (size - 1):
+    if not least <= size <= most or size & (size - 1):
         between = f"{least} bytes" if least == most else f"powers of two from {least} to {most} bytes"
-        raise SchemeError(f"{scheme.name} has no data units of {size!r} bytes: they are {between}")
+        raise SchemeError(f"{scheme.name} has no data units of {size} bytes: they are {between}")
     return size
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mktme import parallel
-from mktme.errors import RegionError, RegionUnmapped
+from mktme.errors import MktmeError, RegionError, RegionUnmapped, release
 from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes
 
@@ -187,27 +187,43 @@ class Region:
         self.mapping()
         if length:
             self.reserve(self.address + offset, length)
-            check_write(self.lines(), self.device.mapping(), self.address + offset, length)
+            self._check_write(offset, length)
         pattern = np.full(min(FILL, length), value, np.uint8)
         for at in range(offset, offset + length, FILL):
             self._write(at, pattern[: offset + length - at])
 
+    def _check_write(self, offset: int, length: int) -> None:
+        try:
+            check_write(self.lines(), self.device.mapping(), self.address + offset, length)
+        except MktmeError as error:
+            release(error)
+            raise
+
     def _read(self, offset: int, out: Bytes) -> None:
         device, lines = self.device, self.lines()
-        if out.size >= parallel.SPLIT_FROM:
-            self.mapping().decrypt(lines, device.mapping(), self.address + offset, out)
-        elif out.size:  # without a detour: this is what a short request costs
-            lines.read(device.mapping(), device.base, self.address + offset, out)
+        try:
+            if out.size >= parallel.SPLIT_FROM:
+                self.mapping().decrypt(lines, device.mapping(), self.address + offset, out)
+            elif out.size:  # without a detour: this is what a short request costs
+                lines.read(device.mapping(), device.base, self.address + offset, out)
+        except MktmeError as error:
+            release(error)
+            raise
 
     def _write(self, offset: int, data: Bytes) -> None:
         device, lines = self.device, self.lines()
-        start, media = self.address + offset, device.mapping()
-        if data.size:
-            self.reserve(start, data.size)
-            if data.size >= parallel.SPLIT_FROM:
-                self.mapping().encrypt(lines, media, start, data)
-            else:
-                lines.write(media, device.base, start, data)
+        start = self.address + offset
+        try:
+            if data.size:
+                device.mapping()
+                self.reserve(start, data.size)
+                if data.size >= parallel.SPLIT_FROM:
+                    self.mapping().encrypt(lines, device.mapping(), start, data)
+                else:
+                    lines.write(device.mapping(), device.base, start, data)
+        except MktmeError as error:
+            release(error)
+            raise
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make a range durable, by default to the end. Raises RegionError, pmem.DeviceFailed ..."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -73,6 +74,8 @@ def compile_scheme(scheme: Scheme) -> Compiled:
     except (NumbaError, TypeError, NotImplementedError) as error:
         lines = [text.strip() for text in str(error).splitlines()[1:] if text.strip()]
         return Compiled(scheme, None, 0, (lines[0] if lines else type(error).__name__)[:120])
+    if not isinstance(returned, types.Integer | types.Float) and not hasattr(returned, "__iter__"):
+        raise SchemeError(f"{scheme.name} returns {returned}: return a tuple, the words of the IV")
     parts = list(returned) if hasattr(returned, "__iter__") else [returned]
     check_words(scheme, len(parts), [str(t) for t in parts if not isinstance(t, types.Integer)])
     return Compiled(scheme, function, len(parts))
@@ -289,10 +292,16 @@ class Binding:
             )
         return word if word.flags.c_contiguous else word.copy()
 
-    def repeats(self, units: int, width: int) -> int:
-        """How many IVs of a range's first and last units occur there before: a sample, not a proof."""
+    def repeats(self, units: int, width: int, counted: int = 0) -> int:
+        """How many IVs of a range's first and last units occur there before: a sample, not a proof.
+
+        In counter mode, `counted` blocks from an IV on are taken.
+        """
         ranges = [(0, min(units, SAMPLE))]
         if units > SAMPLE:
             ranges.append((max(SAMPLE, units - SAMPLE), units))
         made = np.concatenate([self.ivs(a, b - a, width) for a, b in ranges])
+        if counted:
+            first = sorted(int.from_bytes(row.tobytes(), "big") for row in made)
+            return sum(b - a < counted for a, b in pairwise(first))
         return int(len(made) - len(np.unique(made, axis=0)))

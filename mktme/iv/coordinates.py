@@ -58,10 +58,16 @@ def given(values: Mapping[str, Any]) -> dict[str, int]:
     made: dict[str, int] = {}
     for name, value in values.items():
         if name == "nonce":
-            if not isinstance(value, bytes | bytearray) or len(value) != 16:
-                raise SchemeError("nonce is to be 16 bytes")
-            made["nonce_low"] = int.from_bytes(value[:8], "little")
-            made["nonce_high"] = int.from_bytes(value[8:], "little")
+            try:
+                nonce = memoryview(value).cast("B")
+            except TypeError:
+                raise SchemeError(
+                    f"nonce is to be a buffer of 16 bytes, not {type(value).__name__}"
+                ) from None
+            if nonce.nbytes != 16:
+                raise SchemeError(f"nonce is to be 16 bytes, not {nonce.nbytes}")
+            made["nonce_low"] = int.from_bytes(nonce[:8], "little")
+            made["nonce_high"] = int.from_bytes(nonce[8:], "little")
             continue
         try:
             number = value.__index__()

@@ -71,6 +71,7 @@ INO_LBLK_64 = register(
         iv=ino_lblk_64,
         summary="the 32-bit index of the data unit and the 32-bit inode number, in 64 bits",
         source=FSCRYPT + ", FSCRYPT_POLICY_FLAG_IV_INO_LBLK_64",
+        bits=32,
     )
 )
 INO_LBLK_32 = register(
@@ -81,5 +82,6 @@ INO_LBLK_32 = register(
         iv=ino_lblk_32,
         summary="the hashed inode number plus the index of the data unit, in 32 bits",
         source=FSCRYPT + ", FSCRYPT_POLICY_FLAG_IV_INO_LBLK_32",
+        bits=32,
     )
 )

@@ -42,7 +42,8 @@ class Scheme:
 
     `least_unit`, `most_unit`: between which sizes of data units the IVs stay apart. `families`:
     the ciphers that it is for (none: any). `seal`: the IV is AES-encrypted before its use, under
-    SHA-256 of the key ("essiv") or the key ("eboiv"). `state`: what it keeps beside the data
+    SHA-256 of the key ("essiv") or the key ("eboiv"). `bits`: how long its coordinates may be
+    (Linux refuses longer ones where IVs would repeat). `state`: what it keeps beside the data
     ("random", "global", "split", "deuce"). `file_key`: every file has a key of its own. `own`:
     registered by a user.
     """
@@ -60,6 +61,7 @@ class Scheme:
     seal: str = ""
     state: str = ""
     file_key: bool = False
+    bits: int = 64
     own: bool = False
 
     def iv_bytes(self, **coordinates: int) -> bytes:

@@ -13,13 +13,10 @@ Forging takes 2^28 tries. A line and its MAC put back together are accepted: not
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import numpy as np
 import numpy.typing as npt
 
-from mktme.crypto.algorithms import make
-from mktme.crypto.cipher import LINE, Bytes, Words
+from mktme.crypto.cipher import LINE, Bytes, Cipher, Words
 from mktme.errors import PoisonError
 
 MAC_BITS = 28
@@ -31,18 +28,17 @@ CHUNK = 2048  # lines taken at once
 class LineMacs:
     """The MACs of a range of lines that begins at line number `first`, under one key and KeyID.
 
+    `cipher` is AES-128-CBC that encrypts its IVs under its own key: the IV is then the first block
+    of a CBC-MAC.
     `place` is the slice of the medium where they lie; `grain` is how many bytes are written
     together. Thread-safe for different lines.
     """
 
-    def __init__(
-        self, place: slice, first: int, mac_key: bytes | bytearray, keyid: int, grain: int = LINE
-    ) -> None:
+    def __init__(self, place: slice, first: int, cipher: Cipher, keyid: int, grain: int = LINE) -> None:
         self._place = place
         self._whole = "line" if grain == LINE else f"data unit of {grain} bytes"
         self._first, self._keyid = np.uint64(first), keyid
-        # EBOIV encrypts the IV under the key itself, which makes it the first block of a CBC-MAC.
-        self._cbc = cast(Any, make("aes-cbc-128", [mac_key])).sealed("eboiv")
+        self._cbc = cipher
 
     def check(self, media: Bytes, ciphertext: Bytes, numbers: Words) -> None:
         """Refuse lines whose MAC doesn't match. Raises PoisonError, naming the first of them."""

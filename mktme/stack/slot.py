@@ -16,12 +16,20 @@ from mktme.keys import Key
 class Slot:
     """A programmed cipher. `algorithm` is None for no encryption.
 
-    `mac_key` is the key of the lines' MACs: the first 16 bytes of SHA-256 of a label and the key.
+    The key of the lines' MACs is the first 16 bytes of SHA-256 of a label and the key.
     """
 
     def __init__(self, algorithm: Algorithm | None, cipher: Cipher, mac_key: bytes = b"") -> None:
         self.algorithm, self.cipher = algorithm, cipher
-        self.mac_key = bytearray(mac_key)
+        self._mac_key = bytearray(mac_key)
+        self._mac_cipher: Cipher | None = None
+
+    def mac_cipher(self) -> Cipher:
+        """What the lines' MACs are made with: AES-128-CBC whose IVs are encrypted under its own key."""
+        if self._mac_cipher is None:
+            self._mac_cipher = cast(Any, make("aes-cbc-128", [self._mac_key])).sealed("eboiv")
+        made: Cipher = self._mac_cipher
+        return made
 
     @classmethod
     def of(cls, key: Key) -> Slot:
@@ -78,7 +86,9 @@ class Slot:
     def wipe(self) -> None:
         """Overwrite what was made from the key."""
         self.cipher.wipe()
-        self.mac_key[:] = bytes(len(self.mac_key))
+        self._mac_key[:] = bytes(len(self._mac_key))
+        if self._mac_cipher is not None:
+            self._mac_cipher.wipe()
 
 
 PLAIN = Slot(None, Plain())

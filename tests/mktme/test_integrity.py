@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import mktme
+import pmem
 from mktme import Controller, Key, PoisonError, Region
 from mktme.crypto.algorithms import ALGORITHMS
 
@@ -356,3 +358,28 @@ def test_mixed_regions_are_checked_each_by_its_own(lines: Sealed) -> None:
     assert lines.state() == before
     with pytest.raises(PoisonError):
         controller.read_lines([START + SIZE, START])
+
+
+def test_an_error_that_is_kept_does_not_keep_the_device_open(tmp_path: Path) -> None:
+    kept = []
+    device = pmem.create(tmp_path / "kept.img", 32 << 20)
+    controller = Controller(device, threads=2)
+    keyid = controller.program_key(Key.generate("aes-xts-128"))
+    region = controller.map(0, 16 << 20, keyid, integrity=True, metadata=16 << 20)
+    array = region.array(np.uint8, (1 << 14, 1 << 10))
+    for attempt in (
+        lambda: region.read(5, 100),
+        lambda: region.read(0, 16 << 20),
+        lambda: region.write(5, b"x"),
+        lambda: region.fill(1, 5, 9 << 20),
+        lambda: controller.read(0, 9 << 20),
+        lambda: controller.write(3, b"x"),
+        lambda: controller.read_lines([0, 64]),
+        lambda: np.asarray(array[:, 3]),
+        lambda: array.__setitem__((slice(None), 3), 1),
+    ):
+        with pytest.raises(PoisonError) as caught:
+            attempt()
+        kept.append(caught.value)
+    device.close()
+    assert len(kept) == 9
