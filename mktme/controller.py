@@ -356,13 +356,13 @@ class Controller:
         self, call: Callable[[Bytes, int, int, Bytes], None], media: Bytes, start: int, data: Bytes
     ) -> None:
         """A request in pieces that end at page boundaries of the medium, so that they share no line."""
-        base, head = self.device.base, -start % PAGE
+        device, head = self.device, -start % PAGE
         if data.size < parallel.SPLIT_FROM:
-            return call(media, base, start, data)
+            return call(media, device.base, start, data)
 
-        def work(first: int, last: int) -> None:
+        def work(first: int, last: int) -> None:  # an error that is kept keeps this, so not the medium
             first = first and first + head
-            call(media, base, start + first, data[first : last + head])
+            call(device.mapping(), device.base, start + first, data[first : last + head])
 
         return parallel.split(work, data.size - head, PAGE, self.threads)
 
@@ -373,7 +373,8 @@ class Controller:
         Raises pmem.RangeError, DeviceClosed, DeviceChanged.
         """
         index = line_addresses(addresses, self.size)
-        media, base = self.device.mapping(), self.device.base
+        device = self.device
+        device.mapping()
         out = np.empty((index.size, LINE), np.uint8)
         for lines, order in self._by_region(index):
             n = index.size if order is None else order.size
@@ -381,6 +382,7 @@ class Controller:
             def work(
                 first: int, last: int, lines: Lines = lines, order: NDArray[np.uint64] | None = order
             ) -> None:
+                media, base = device.mapping(), device.base
                 if order is None:
                     lines.read_lines(media, base, index[first:last], None, out[first:last])
                 else:
