@@ -105,6 +105,9 @@ class Region:
         Raises as `pmem.Device.reserve`; nothing is written then.
         """
         self.device.reserve(address, length)
+        self._reserve_beside(address, length)
+
+    def _reserve_beside(self, address: int, length: int) -> None:
         if self.metadata:
             ends = np.array([address, address + length - 1], np.uint64)
             for places in self._mapping.beside(ends):
@@ -212,16 +215,19 @@ class Region:
 
     def _write(self, offset: int, data: Bytes) -> None:
         device, lines = self.device, self.lines()
-        start = self.address + offset
+        start, media = self.address + offset, device.mapping()
+        if not data.size:
+            return
         try:
-            if data.size:
-                device.mapping()
-                self.reserve(start, data.size)
-                if data.size >= parallel.SPLIT_FROM:
-                    self.mapping().encrypt(lines, device.mapping(), start, data)
-                else:
-                    lines.write(device.mapping(), device.base, start, data)
+            device.reserve(start, data.size)
+            if self.metadata:
+                self._reserve_beside(start, data.size)
+            if data.size >= parallel.SPLIT_FROM:
+                self.mapping().encrypt(lines, media, start, data)
+            else:
+                lines.write(media, device.base, start, data)
         except MktmeError as error:
+            del media
             release(error)
             raise
 
