@@ -58,6 +58,9 @@ class PoisonError(MktmeError, OSError):
         super().__init__(message)
         self.line = line
 
+    def __reduce__(self) -> tuple[type[PoisonError], tuple[str, int]]:
+        return type(self), (str(self), self.line)
+
 
 class IvReuseWarning(UserWarning):
     """A user's IV scheme gives two data units the same IV."""

@@ -51,8 +51,9 @@ class Watcher:
 class Mover:
     """Puts somebody's ciphertext over a place that it can read as its own, and reads it there.
 
-    `read_own` is what the machine returns for the attacker's own file, or raises. With the
-    address-linear tweak of XE, what comes back is the plaintext under a known mask.
+    `read_own` is what the machine returns for the attacker's own file, or raises. With known
+    address-linear tweaks what comes back is the plaintext under a known mask: with XE as it is,
+    with XEX once the mask is put on the ciphertext, too (Wilke et al., SEVurity, 2020).
     """
 
     def __init__(self, dimm: Dimm, read_own: Callable[[], Bytes], scheme: Scheme) -> None:
@@ -60,12 +61,15 @@ class Mover:
 
     def recover(self, victim: int, own: int, size: int, wiring: Wiring) -> list[Bytes]:
         """What the victim's slot may hold: as it was read, and with the mask taken off."""
-        self._dimm.put(own, self._dimm.save(victim, size))
-        seen = self._read_own()
-        guesses = [seen]
-        if self._scheme.name == "xe":
+        image = self._dimm.save(victim, size)
+        self._dimm.put(own, image)
+        guesses = [self._read_own()]
+        if self._scheme.name in ("xe", "xex"):
             here, there = (self._tweaks(wiring, slot, size) for slot in (own, victim))
-            guesses.append(seen ^ here ^ there)
+            mask = here ^ there
+            guesses.append(guesses[0] ^ mask)
+            self._dimm.put(own, Image(image.data ^ mask, image.beside))
+            guesses.append(self._read_own() ^ mask)
         return guesses
 
     def _tweaks(self, wiring: Wiring, slot: int, size: int) -> Bytes:

@@ -56,7 +56,7 @@ def replay(found: Evidence) -> Grade:
     if whole == "accepted":
         if found["data"] == "accepted":
             return BREAKS, "accepted"
-        return COSTS, "whole only"
+        return BREAKS, "with metadata"
     return GOOD, whole
 
 

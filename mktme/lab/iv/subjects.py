@@ -64,7 +64,7 @@ def subjects(names: list[str] | None = None) -> list[Subject]:
 
     Raises SchemeError for a name that is not registered.
     """
-    wanted = list(schemes()) if names is None else names
+    wanted = list(schemes()) if names is None else list(dict.fromkeys(names))
     made = []
     for name in wanted:
         scheme = find(name)
