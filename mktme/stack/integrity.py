@@ -9,6 +9,7 @@ this one is ours. A MAC lies in 32 bits of metadata, of which bit 31 says that t
 line that was never written has none, and is poisoned, as memory is that nobody initialised.
 
 Forging takes 2^28 tries. A line and its MAC put back together are accepted: nothing counts writes.
+Counters and drawn IVs are not covered: where they are forged, a line reads as garbage.
 """
 
 from __future__ import annotations

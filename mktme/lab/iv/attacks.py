@@ -97,7 +97,8 @@ class Watermarker:
     """Makes a file whose encrypted form can be told on the medium (Saarinen 2004).
 
     Under CBC the first block of a unit is E(P ^ IV): who knows the IVs of two units can choose
-    two plaintexts that become equal ciphertext. Needs the predicted IVs of the units.
+    two plaintexts that become equal ciphertext. Under XE and XEX, whose units are one block, that
+    marks every block; XEX's known tweak is taken off again. Needs the predicted IVs of the units.
     """
 
     def __init__(self, ivs: list[bytes], unit: int, seed: int) -> None:
@@ -115,8 +116,13 @@ class Watermarker:
 
     def found(self, media: Bytes) -> int:
         """How many units on the medium bear the mark: equal first blocks."""
-        first = np.ascontiguousarray(media.reshape(-1, self._unit)[:, :BLOCK]).view(f"V{BLOCK}")
-        _, count = np.unique(first, return_counts=True)
+        first = media.reshape(-1, self._unit)[:, :BLOCK]
+        return max(self._equal(first), self._equal(first ^ self._ivs))
+
+    @staticmethod
+    def _equal(blocks: Bytes) -> int:
+        """How many blocks have an equal among them."""
+        _, count = np.unique(np.ascontiguousarray(blocks).view(f"V{BLOCK}"), return_counts=True)
         return int(count[count > 1].sum())
 
 

@@ -81,8 +81,6 @@ def reuse(e: Evidence) -> str:
 
 
 def watermark(e: Evidence) -> str:
-    if not e["marked"]:
-        return "A data unit is one block: there is no chain to mark."
     return (
         f"Alice stored a file that an attacker made from the IVs she predicts, with a mark in {e['marked']} "
         f"units: on the medium the attacker found {e['found']} of them."

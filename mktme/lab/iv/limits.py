@@ -121,13 +121,11 @@ def watermark(folder: Path, subject: Subject, seed: int) -> dict[str, Any]:
     encrypted under a key she predicts what she can: the IV before it is sealed.
     """
     scheme = subject.scheme
-    if scheme.unit <= 16:
-        return {"marked": 0, "found": 0}
     values = coordinates(scheme, ALICE, 0)
     binding = Binding(scheme, scheme.unit, values)
-    count = MARKS if scheme.unit >= 512 else MARKS * 8
+    count = max(MARKS, MARKS * 512 // scheme.unit)
     numbers = np.arange(count, dtype=np.uint64)
-    state = {name: numbers * np.uint64(0) + np.uint64(1) for name in scheme.coordinates if name in STATE}
+    state = {name: np.ones(count, np.uint64) for name in scheme.coordinates if name in STATE}
     ivs = [row.tobytes() for row in binding.at(numbers, scheme.words, **state)]
     marker = Watermarker(ivs, scheme.unit, seed)
     made = marker.file()

@@ -90,8 +90,6 @@ def reuse(found: Evidence) -> Grade:
 
 
 def watermark(found: Evidence) -> Grade:
-    if not found["marked"]:
-        return GOOD, "no chain"
     if found["found"] > found["marked"] / 2:
         return BREAKS, "found"
     return GOOD, "hidden"
@@ -153,6 +151,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Evidence], Grade]]] = {
     "amplification": ("lines a\nline write", amplification),
     "bit flips": ("bits flipped\n(in the line)", bit_flips),
 }
+
+
+# The columns of attacks and observations, and of what a file system and an administrator want.
+ATTACKS = ("places", "times", "relocation", "replay", "flips", "reuse", "watermark", "lost state")
+OPERATIONS = (
+    "move, unlocked", "move, locked", "defragment", "share (reflink)", "copy the image",
+    "DIMM to another slot", "grow the interleave set",
+)  # fmt: skip
 
 
 def grade(column: str, evidence: Evidence) -> Grade:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mktme.errors import MktmeError
-from mktme.lab.iv.matrix import BREAKS, COLUMNS, COSTS, GOOD
+from mktme.lab.iv.matrix import ATTACKS, BREAKS, COLUMNS, COSTS, GOOD
 
 # Colours that stay apart for the colour-blind (Okabe and Ito 2008), and a sign in each cell.
 COLOURS = {GOOD: "#009E73", COSTS: "#F0E442", BREAKS: "#D55E00"}
 SIGNS = {GOOD: "+", COSTS: "~", BREAKS: "\u00d7"}
-PROTECTION = ("places", "times", "relocation", "replay", "flips", "reuse", "watermark", "lost state")
 
 
 class PlotError(MktmeError, ImportError):
@@ -32,7 +31,7 @@ def save(outcome: dict[str, Any], folder: Path) -> list[Path]:
     cells = rows[0]["cells"] if rows else {}
     drawers = {
         "matrix.png": (_matrix, bool(cells)),
-        "cost-protection.png": (_protection, "cost" in cells and any(c in cells for c in PROTECTION)),
+        "cost-protection.png": (_protection, "cost" in cells and any(c in cells for c in ATTACKS)),
         "bit-flips.png": (_bit_flips, "bit flips" in cells),
     }
     for name, (draw, possible) in drawers.items():
@@ -78,7 +77,7 @@ def _protection(figure: Any, rows: list[dict[str, Any]]) -> None:
     dots: dict[tuple[int, float], list[int]] = {}
     for number, row in enumerate(rows, 1):
         cells = row["cells"]
-        resisted = sum(cells[c]["grade"] != BREAKS for c in PROTECTION if c in cells)
+        resisted = sum(cells[c]["grade"] != BREAKS for c in ATTACKS if c in cells)
         ratio = min(cells["cost"]["evidence"][f"{way}_ratio"] for way in ("read", "write"))
         dots.setdefault((resisted, round(ratio / 0.06) * 0.06), []).append(number)
     for (resisted, ratio), numbers in dots.items():
@@ -86,7 +85,7 @@ def _protection(figure: Any, rows: list[dict[str, Any]]) -> None:
         text = "\n".join(map(str, numbers))
         above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
         axes.annotate(text, (ratio, resisted), **above)
-    count = sum(c in rows[0]["cells"] for c in PROTECTION)
+    count = sum(c in rows[0]["cells"] for c in ATTACKS)
     axes.set_xlabel("speed against pmem-line with AES-128-XTS (the slower of reading and writing)")
     axes.set_ylabel(f"attacks and observations that found nothing, of {count}")
     axes.set_xlim(left=0)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mktme.lab.iv.explain import sentence
-from mktme.lab.iv.matrix import BREAKS, COLUMNS, COSTS, GOOD
+from mktme.lab.iv.matrix import ATTACKS, BREAKS, COLUMNS, COSTS, GOOD, OPERATIONS
 from pmem.geometry import format_size
 
 # A mark beside the colour, for those who can't tell colours.
@@ -69,10 +69,7 @@ def _name(row: dict[str, Any]) -> str:
 def answer(outcome: dict[str, Any]) -> list[str]:
     """Which schemes broke least, by attacks and by what a file system can do."""
     lines = []
-    attacks = ("places", "times", "relocation", "replay", "flips", "reuse", "watermark", "lost state")
-    moves = ("move, unlocked", "move, locked", "defragment", "copy the image",
-             "DIMM to another slot", "grow the interleave set")  # fmt: skip
-    for what, columns in (("attacks", attacks), ("operations", moves)):
+    for what, columns in (("attacks", ATTACKS), ("operations", OPERATIONS)):
         scores = {
             row["name"]: sum(row["cells"][c]["grade"] == BREAKS for c in columns if c in row["cells"])
             for row in outcome["schemes"]
@@ -94,7 +91,7 @@ def show_scheme(outcome: dict[str, Any], name: str, console: Console) -> None:
         coordinates = ", ".join(row["coordinates"]) or "none"
         console.print(
             f"Source: {row['source']}. Coordinates: {coordinates}. Data unit: {row['unit']} bytes. "
-            f"The IV is {'compiled' if row['runs'] == 'compiled' else 'computed on arrays'}.",
+            f"The IV's function runs {'compiled' if row['runs'] == 'compiled' else 'on arrays'}.",
             highlight=False,
         )
         for column, found in row["cells"].items():
