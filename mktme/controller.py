@@ -41,8 +41,8 @@ class Controller:
 
     Programming and mapping are thread-safe; so are reads and writes in several threads at once
     (two that overlap have no defined order; of two that write parts of one line at the same time
-    one may be lost, since such a line is read, changed and written back, as is a larger data unit
-    of CBC or a wide-block cipher). As in the hardware,
+    one may be lost, since such a line is read, changed and written back, but not with integrity,
+    nor in larger data units of CBC or a wide-block cipher: there the writer waits). As in the hardware,
     reprogramming or clearing a KeyID while a request runs under it leaves that request's bytes
     undefined.
 
@@ -338,8 +338,9 @@ class Controller:
                 if region.metadata and first < last:
                     region.reserve(first, last - first)
         segments = list(self._segments(address, source.size))
-        for first, last, lines in segments:
-            check_write(lines, media, first, last - first)
+        if len(segments) > 1:
+            for first, last, lines in segments:
+                check_write(lines, media, first, last - first)
         for first, last, lines in segments:
             self.encrypt(lines, media, first, source[first - address : last - address])
 
@@ -349,7 +350,8 @@ class Controller:
 
     def encrypt(self, lines: Lines, media: Bytes, start: int, data: Bytes) -> None:
         """The write path below the page map; see `decrypt`."""
-        check_write(lines, media, start, data.size)
+        if data.size >= parallel.SPLIT_FROM:
+            check_write(lines, media, start, data.size)
         self._split(lines.write, media, start, _apart(data, media))
 
     def _split(

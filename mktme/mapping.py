@@ -21,6 +21,7 @@ from mktme.iv.state import STORES
 from mktme.stack import integrity as macs
 from mktme.stack.slot import Slot
 from mktme.stack.stateful import PATHS
+from mktme.stack.turns import Turns
 from mktme.stack.units import UnitPath
 from pmem.geometry import LINE, PAGE, Size, parse_size
 
@@ -33,7 +34,7 @@ class Mapping:
         self.integrity = integrity
         self.values: dict[str, int] = {}
         self._binding: Binding | None = None
-        self._lock = threading.RLock()
+        self._lock, self._turns = threading.RLock(), Turns()
 
     @classmethod
     def of(
@@ -143,13 +144,21 @@ class Mapping:
             place = slice(metadata + kept, metadata + self.metadata_bytes(self.size))
             alone = slot.algorithm.alone and not self.scheme.state
             grain = LINE if alone else max(LINE, self.unit)
-            checks = macs.LineMacs(place, self.start // LINE, slot.mac_cipher(), keyid, grain)
+            counted = bool(known.STATE.intersection(self.scheme.coordinates))
+            checks = macs.LineMacs(place, self.start // LINE, slot.mac_cipher(), keyid, grain, counted)
         cipher = slot.for_scheme(self.scheme)
         state = self.scheme.state
         if not state:
             width, alone = slot.algorithm.iv_bytes // 8, slot.algorithm.alone
             return UnitPath(
-                self.binding, cipher, self.start, self.size, alone=alone, width=width, macs=checks
+                self.binding,
+                cipher,
+                self.start,
+                self.size,
+                alone=alone,
+                width=width,
+                turns=self._turns,
+                macs=checks,
             )
         return PATHS[state](
             self.binding,

@@ -98,7 +98,8 @@ class GlobalCounters:
     def advance(self, numbers: Words) -> dict[str, Words]:
         """Raises CountersExhausted."""
         self.check(0, numbers.size - 1)
-        last = int(self._next[0])
+        # A line's counter rises also where a crash lost the next one: its number is in the IV.
+        last = max(int(self._next[0]), int(self._lines[numbers].max(initial=0)))
         self._next[0] = last + numbers.size
         values = np.uint64(last) + np.arange(1, numbers.size + 1, dtype=np.uint64)
         self._lines[numbers] = values

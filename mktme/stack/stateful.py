@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,13 @@ class StatefulPath(UnitPath):
         lock: threading.RLock,
         macs: LineMacs | None = None,
     ) -> None:
-        super().__init__(binding, cipher, origin, size, alone=False, width=2, macs=macs)
-        self._open_store, self._place, self._lock = open_store, place, lock
+        self._lock, self._open_store, self._place = lock, open_store, place
         self._store: Any = None
+        super().__init__(binding, cipher, origin, size, alone=False, width=2, turns=None, macs=macs)
+        self._whole = True
 
     @contextmanager
-    def _turn(self, media: Bytes) -> Iterator[None]:
+    def _turn(self, media: Bytes, first: int = 0, end: int = 0, write: bool = False) -> Iterator[None]:
         """One request at a time, with the store open."""
         with self._lock:
             outer, self._store = self._store, self._open_store(media[self._place])
@@ -60,36 +61,46 @@ class StatefulPath(UnitPath):
             finally:
                 self._store = outer
 
+    def _turn_lines(self, media: Bytes, numbers: Words, write: bool) -> AbstractContextManager[None]:
+        return self._turn(media)
+
     def check_write(self, media: Bytes, start: int, size: int) -> None:
         with self._turn(media):
-            first, end = start - self._origin, start - self._origin + size
-            self._store.check(first // self._unit, (end - 1) // self._unit)
+            first, last = (
+                (start - self._origin) // self._unit,
+                (start + size - 1 - self._origin) // self._unit,
+            )
+            self._store.check(first, last)
             super().check_write(media, start, size)
 
-    def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
-        with self._turn(media):
-            super().read(media, base, start, out)
+    def _kept(self, numbers: Words) -> Words:
+        state = self._store.current(self._units_at(numbers))
+        if "iv" in state:
+            iv: Words = state["iv"]
+            return iv
+        made = np.zeros((numbers.size, 2), np.uint64)
+        for i, words in enumerate(state.values()):
+            made[:, i] = words
+        return made
 
-    def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
-        with self._turn(media):
-            super().write(media, base, start, data)
+    def _units_at(self, numbers: Words) -> Words:
+        """The unit that each of some lines is in."""
+        return (numbers * np.uint64(LINE) - np.uint64(self._origin)) // self._unit_word
 
-    def _get(self, media: Bytes, numbers: Words) -> Bytes:
-        with self._turn(media):
-            units, place, within = self._units_of(numbers)
-            plain = self._read_units(media, units)
-            found: Bytes = plain.reshape(units.size, -1, LINE)[place, within]
-            return found
+    def _seal(self, media: Bytes, ciphertext: Bytes, units: Words) -> None:
+        if self._macs is not None:
+            numbers = self._lines_of(units)
+            self._macs.seal(media, ciphertext, numbers, self._kept(numbers))
 
-    def _put(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
-        with self._turn(media):
-            self._put_units(media, numbers, lines)
+    def _check_rows(self, media: Bytes, ciphertext: Bytes, units: Words) -> None:
+        if self._macs is not None:
+            numbers = self._lines_of(units)
+            self._macs.check(media, ciphertext, numbers, self._kept(numbers))
 
     def _decrypt(self, media: Bytes, at: int, out: Bytes) -> None:
         for numbers, part in self._chunks(at, out.size):
             source = media[at + part.start : at + part.stop]
-            if self._macs is not None:
-                self._macs.check(media, source, self._lines_of(numbers))
+            self._check_rows(media, source, numbers)
             self._open(numbers, source, out[part])
 
     def _encrypt(self, media: Bytes, at: int, data: Bytes) -> None:
@@ -97,8 +108,7 @@ class StatefulPath(UnitPath):
             to = media[at + part.start : at + part.stop]
             self._prepare(media, numbers)
             self._close(numbers, data[part], to)
-            if self._macs is not None:
-                self._macs.seal(media, to, self._lines_of(numbers))
+            self._seal(media, to, numbers)
 
     def _chunks(self, at: int, size: int) -> Iterator[tuple[Words, slice]]:
         """The units of a range, so many at a time, and their bytes."""
@@ -109,8 +119,7 @@ class StatefulPath(UnitPath):
 
     def _read_units(self, media: Bytes, units: Words) -> Bytes:
         rows = self._rows(media)[units]
-        if self._macs is not None:
-            self._macs.check(media, rows.reshape(-1), self._lines_of(units))
+        self._check_rows(media, rows.reshape(-1), units)
         plain = np.empty_like(rows)
         self._open(units, rows.reshape(-1), plain.reshape(-1))
         return plain
@@ -120,8 +129,7 @@ class StatefulPath(UnitPath):
         made = self._rows(media)[units]
         self._close(units, plain.reshape(-1), made.reshape(-1))
         self._rows(media)[units] = made
-        if self._macs is not None:
-            self._macs.seal(media, made.reshape(-1), self._lines_of(units))
+        self._seal(media, made.reshape(-1), units)
 
     def _ivs(self, numbers: Words, state: dict[str, Words]) -> Words:
         return state["iv"] if "iv" in state else self._binding.at(numbers, 2, **state)
@@ -140,7 +148,40 @@ class StatefulPath(UnitPath):
         self._cipher.units(False, self._unit, ivs, source, to)
 
 
-class SplitPath(StatefulPath):
+class CounterPath(StatefulPath):
+    """The path of write counters. With MACs, what is poisoned can't be written any more.
+
+    Its counter may have been set back, and the next write would use a pad once more.
+    """
+
+    def check_write(self, media: Bytes, start: int, size: int) -> None:
+        super().check_write(media, start, size)
+        if self._macs is not None:
+            first, end = start // LINE, -(-(start + size) // LINE)
+            with self._turn(media):
+                for at in range(first, end, ROWS):
+                    self._check_old(media, np.arange(at, min(at + ROWS, end), dtype=np.uint64))
+
+    def _check_put(self, media: Bytes, numbers: Words, partly: npt.NDArray[np.bool_]) -> None:
+        super()._check_put(media, numbers, partly)
+        self._check_old(media, numbers)
+
+    def _check_old(self, media: Bytes, numbers: Words) -> None:
+        """Refuse lines that are poisoned; not those that were never written."""
+        assert self._macs is not None
+        kept = self._kept(numbers)
+        fine = self._macs.valid(media, media.reshape(-1, LINE)[numbers].reshape(-1), numbers, kept)
+        fine |= self._macs.absent(media, numbers) & self._unwritten(kept)
+        if not fine.all():
+            self._macs.refuse(int(numbers[np.argmin(fine)]))
+
+    def _unwritten(self, kept: Words) -> npt.NDArray[np.bool_]:
+        """For each line whether its counters say that it was never written."""
+        none: npt.NDArray[np.bool_] = (kept == 0).all(axis=1)
+        return none
+
+
+class SplitPath(CounterPath):
     """Split counters: a page whose minor counter would overflow is encrypted anew as a whole."""
 
     turned = 0  # pages that were encrypted anew since the range was mapped
@@ -150,18 +191,24 @@ class SplitPath(StatefulPath):
             lines = np.arange(page * SPLIT_LINES, (page + 1) * SPLIT_LINES, dtype=np.uint64)
             at = self._origin + page * PAGE
             cipher, plain = media[at : at + PAGE], np.empty(PAGE, np.uint8)
-            kept = None if self._macs is None else self._macs.valid(media, cipher, self._lines_of(lines))
+            numbers, valid = self._lines_of(lines), None
+            if self._macs is not None:
+                valid = self._macs.valid(media, cipher, numbers, self._kept(numbers))
             self._open(lines, cipher, plain)
             self._store.turn(page)
             ivs = self._ivs(lines, self._store.current(lines))
             self._cipher.units(False, self._unit, ivs, plain, cipher)
-            if self._macs is not None and kept is not None:  # what was poisoned stays so
-                whole = cipher.reshape(-1, LINE)[kept]
-                self._macs.seal(media, whole.reshape(-1), self._lines_of(lines)[kept])
+            if self._macs is not None and valid is not None:  # what was poisoned stays so
+                whole, numbers = cipher.reshape(-1, LINE)[valid], numbers[valid]
+                self._macs.seal(media, whole.reshape(-1), numbers, self._kept(numbers))
             self.turned += 1
 
+    def _unwritten(self, kept: Words) -> npt.NDArray[np.bool_]:
+        none: npt.NDArray[np.bool_] = kept[:, 1] == 0  # the major counter is the page's
+        return none
 
-class DeucePath(StatefulPath):
+
+class DeucePath(CounterPath):
     """DEUCE: within an epoch of 32 writes, words of a line that were never modified keep their pad.
 
     A modified word is under the line's leading counter; the others are under the trailing one,
@@ -200,4 +247,4 @@ class DeucePath(StatefulPath):
         self._store.record(numbers, counter, modified)
 
 
-PATHS = {"random": StatefulPath, "global": StatefulPath, "split": SplitPath, "deuce": DeucePath}
+PATHS = {"random": StatefulPath, "global": CounterPath, "split": SplitPath, "deuce": DeucePath}

@@ -7,6 +7,7 @@ those at the edges are read, changed and written back.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +17,12 @@ from mktme.crypto.cipher import LINE, Bytes, Cipher, Lines, PartCipher, PlannedC
 from mktme.crypto.runs import CHUNK as LINES
 from mktme.crypto.runs import LineAccess, partly_covered, row_chunks, run_chunks
 from mktme.iv.compiled import Binding
+from mktme.stack.turns import Turns
 
 if TYPE_CHECKING:
     from mktme.stack.integrity import LineMacs
 
+NO_TURN = nullcontext()
 CHUNK = 8192  # units whose IVs are made at a time, where the kernel doesn't make them itself
 
 
@@ -27,7 +30,8 @@ class UnitPath(LineAccess):
     """The range from `origin` on, bound to a cipher; see `mktme.crypto.cipher.Lines`.
 
     `alone` says whether the cipher reaches lines of larger units, `width` is the IV's number of
-    words. With `macs` every line is checked before it is decrypted. Thread-safe as the cipher is.
+    words. With `macs` every line is checked before it is decrypted. Thread-safe: where grains are
+    longer than a line, or have MACs, a writer has those that it touches alone (`turns`).
     """
 
     def __init__(
@@ -39,15 +43,40 @@ class UnitPath(LineAccess):
         *,
         alone: bool,
         width: int,
+        turns: Turns | None,
         macs: LineMacs | None = None,
     ) -> None:
         self._binding, self._cipher, self._origin, self._size = binding, cipher, origin, size
         self._unit, self._width, self._macs = binding.unit, width, macs
         self._unit_word = np.uint64(self._unit)
         self._grain = LINE if self._unit <= LINE or alone else self._unit
+        self._whole = self._grain > LINE  # lines are written together with others, or with a counter
         self._plan = binding.plan(width) if isinstance(cipher, PlannedCipher) else None
+        self._turns = turns if macs is not None or self._whole else None
+
+    def _turn(self, media: Bytes, first: int, end: int, write: bool) -> AbstractContextManager[None]:
+        """A context for reading or writing the grains of a range of addresses."""
+        if self._turns is None:
+            return NO_TURN
+        grain, first, end = self._grain, first - self._origin, end - self._origin
+        first, end = first // grain * grain, -(-end // grain) * grain
+        return self._turns.write(first, end) if write else self._turns.read(first, end)
+
+    def _turn_lines(self, media: Bytes, numbers: Words, write: bool) -> AbstractContextManager[None]:
+        """The same for scattered lines: for all from the first to the last of them."""
+        if self._turns is None or not numbers.size:
+            return NO_TURN
+        return self._turn(media, int(numbers.min()) * LINE, int(numbers.max() + 1) * LINE, write)
+
+    def _kept(self, numbers: Words) -> Words | None:
+        """What the scheme keeps of some lines: (n, 2), None if nothing."""
+        return None
 
     def read(self, media: Bytes, base: int, start: int, out: Bytes) -> None:
+        with self._turn(media, start, start + out.size, False):
+            self._read(media, start, out)
+
+    def _read(self, media: Bytes, start: int, out: Bytes) -> None:
         grain, end = self._grain, start + out.size
         at = start - (start - self._origin) % grain
         if at == start and out.size % grain == 0:
@@ -72,7 +101,11 @@ class UnitPath(LineAccess):
     def write(self, media: Bytes, base: int, start: int, data: Bytes) -> None:
         if np.may_share_memory(media, data):  # ciphertext as plaintext, from under our own hands
             data = data.copy()
-        self.check_write(media, start, data.size)
+        with self._turn(media, start, start + data.size, True):
+            self.check_write(media, start, data.size)
+            self._write(media, start, data)
+
+    def _write(self, media: Bytes, start: int, data: Bytes) -> None:
         grain, end = self._grain, start + data.size
         at = start - (start - self._origin) % grain
         if at < start or data.size < grain:
@@ -90,40 +123,48 @@ class UnitPath(LineAccess):
     def check_write(self, media: Bytes, start: int, size: int) -> None:
         """Refuse to write some bytes, before anything is written: grains at the edges may be poisoned."""
         if self._macs is not None:
-            for edge in (start, start + size):
-                skip = (edge - self._origin) % self._grain
-                if skip:
-                    at = edge - skip
-                    source = media[at : at + self._grain]
-                    self._macs.check(media, source, self._numbers(at, self._grain))
+            with self._turn(media, start, start + size, False):
+                for edge in (start, start + size):
+                    skip = (edge - self._origin) % self._grain
+                    if skip:
+                        self._check(media, self._numbers(edge - skip, self._grain))
 
     def write_runs(self, media: Bytes, base: int, starts: Words, length: int, data: Bytes) -> None:
-        if self._macs is not None and length >= LINE * LINES:
-            for start in starts.tolist():
-                self.check_write(media, start, length)
-        elif self._macs is not None:
-            for _, places, numbers in run_chunks(starts, length):
-                self._check_put(media, numbers, partly_covered(places, numbers.size))
-        super().write_runs(media, base, starts, length, data)
+        if not starts.size:
+            return
+        with self._turn(media, int(starts.min()), int(starts.max()) + length, True):
+            if self._macs is not None and length >= LINE * LINES:
+                for start in starts.tolist():
+                    self.check_write(media, start, length)
+            elif self._macs is not None:
+                for _, places, numbers in run_chunks(starts, length):
+                    self._check_put(media, numbers, partly_covered(places, numbers.size))
+            super().write_runs(media, base, starts, length, data)
 
     def write_lines(
         self, media: Bytes, base: int, addresses: Words, order: Words | None, lines: Bytes
     ) -> None:
-        if self._macs is not None and self._grain > LINE:
+        if self._macs is not None:
             for rows in row_chunks(addresses, order):
                 numbers = addresses[rows] // np.uint64(LINE)
-                self._check_put(media, numbers, np.zeros(numbers.size, bool))
+                with self._turn_lines(media, numbers, False):
+                    self._check_put(media, numbers, np.zeros(numbers.size, bool))
         super().write_lines(media, base, addresses, order, lines)
 
     def _check_put(self, media: Bytes, numbers: Words, partly: npt.NDArray[np.bool_]) -> None:
         """Refuse to write some lines, of which some are written in part, where what stays is poisoned."""
-        if self._grain > LINE:
+        if self._whole:
             units, place, within = self._units_of(numbers)
             numbers = self._lines_of(units[self._partly(units, place[~partly], within[~partly])])
         else:
             numbers = numbers[partly]
-        if self._macs is not None and numbers.size:
-            self._macs.check(media, media.reshape(-1, LINE)[numbers].reshape(-1), numbers)
+        if numbers.size:
+            self._check(media, numbers)
+
+    def _check(self, media: Bytes, numbers: Words) -> None:
+        """Refuse lines whose MAC doesn't match."""
+        assert self._macs is not None
+        self._macs.check(media, media.reshape(-1, LINE)[numbers].reshape(-1), numbers, self._kept(numbers))
 
     def _partly(self, units: Words, place: Words, within: Words) -> npt.NDArray[np.bool_]:
         """Which of some units are covered only in part by lines."""
@@ -182,24 +223,26 @@ class UnitPath(LineAccess):
         self._cipher.units(back, self._unit, self._binding.at(units, self._width), flat, made)
 
     def _get(self, media: Bytes, numbers: Words) -> Bytes:
-        if self._grain == LINE:
+        with self._turn_lines(media, numbers, False):
+            if self._whole:
+                units, place, within = self._units_of(numbers)
+                plain = self._read_units(media, units)
+                found: Bytes = plain.reshape(units.size, -1, LINE)[place, within]
+                return found
             lines = media.reshape(-1, LINE)[numbers]
             if self._macs is not None:
                 self._macs.check(media, lines.reshape(-1), numbers)
             self.numbered(True, numbers, lines, lines)
             return lines
-        units, place, within = self._units_of(numbers)
-        plain = self._read_units(media, units)
-        found: Bytes = plain.reshape(units.size, -1, LINE)[place, within]
-        return found
 
     def _put(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
-        if self._grain == LINE:
+        with self._turn_lines(media, numbers, True):
+            if self._whole:
+                self._put_units(media, numbers, lines)
+                return
             super()._put(media, numbers, lines)
             if self._macs is not None:
                 self._macs.seal_at(media, numbers)
-            return
-        self._put_units(media, numbers, lines)
 
     def _put_units(self, media: Bytes, numbers: Words, lines: Bytes) -> None:
         """Write scattered lines; units that they cover in part are read first."""

@@ -50,6 +50,8 @@ class Sealed:
         self.data = np.random.default_rng(1).bytes(SIZE)
         # Bytes that are checked, and written, together.
         self.grain = unit if name == "random" or "cbc" in algorithm else LINE
+        self.name, self.counted = name, name.startswith("ctr-")
+        self.device.write(META, bytes(mktme.metadata_bytes(name, SIZE, unit=unit, integrity=True)))
         self.region.write(0, self.data)
 
     def flip(self, address: int, bit: int = 0) -> None:
@@ -58,6 +60,23 @@ class Sealed:
     def mac(self, line: int) -> bytes:
         """The stored MAC of the region's n-th line."""
         return self.device.read(self.macs + 4 * line, 4)
+
+    def kept(self, line: int) -> bytes | None:
+        """What the scheme keeps of the region's n-th line, taken from the metadata bit by bit."""
+        at = self.device.read(META, self.macs - META)
+        if self.name == "random":
+            number = LINE * line // self.grain
+            return at[16 * number :][:16]
+        if self.name == "ctr-global":
+            return at[PAGE + 8 * line :][:8] + bytes(8)
+        if self.name == "ctr-split":
+            page = at[64 * (line // 64) :][:64]
+            minor = int.from_bytes(page[8:], "little") >> 7 * (line % 64) & 127
+            return page[:8] + minor.to_bytes(8, "little")
+        if self.name == "ctr-deuce":
+            entry = at[8 * line :][:8]
+            return entry[:4] + bytes(4) + entry[4:] + bytes(4)
+        return None
 
     def state(self) -> bytes:
         return self.device.read(0, self.device.size)
@@ -85,9 +104,10 @@ def lines(controller: Controller) -> Sealed:
     return Sealed(controller, *KINDS[0])
 
 
-def cbc_mac(algorithm: str, line: int, keyid: int, ciphertext: bytes) -> int:
+def cbc_mac(algorithm: str, line: int, keyid: int, ciphertext: bytes, kept: bytes | None = None) -> int:
     key = hashlib.sha256(b"mktme line integrity" + material(algorithm)).digest()[:16]
-    message = line.to_bytes(8, "little") + keyid.to_bytes(8, "little") + ciphertext
+    place = keyid if kept is None else keyid + (1 << 63)
+    message = line.to_bytes(8, "little") + place.to_bytes(8, "little") + (kept or b"") + ciphertext
     chain = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).encryptor().update(message)
     return int.from_bytes(chain[-16:], "little") & (1 << 28) - 1
 
@@ -98,7 +118,8 @@ def test_a_mac_is_28_bits_of_the_cbc_mac_of_place_keyid_and_ciphertext(
     algorithm = request.node.callspec.params["sealed"][1]
     for line in (0, 1, 63, 64, SIZE // LINE - 1):
         address = START + LINE * line
-        expected = cbc_mac(algorithm, address // LINE, 5, sealed.device.read(address, LINE))
+        ciphertext = sealed.device.read(address, LINE)
+        expected = cbc_mac(algorithm, address // LINE, 5, ciphertext, sealed.kept(line))
         assert int.from_bytes(sealed.mac(line), "little") == expected | 1 << 31
 
 
@@ -148,6 +169,44 @@ def test_every_bit_of_a_mac_counts(sealed: Sealed) -> None:
         sealed.refuses(lambda: sealed.region.read(70 * LINE, 5), 70)
         sealed.flip(sealed.macs + 4 * 70 + bit // 8, bit % 8)
     assert sealed.region.read(0, SIZE) == sealed.data
+
+
+KEEPING = [kind for kind in KINDS if kind[0] == "random" or kind[0].startswith("ctr-")]
+
+
+@pytest.mark.parametrize("kind", KEEPING, ids=[kind[0] for kind in KEEPING])
+def test_every_bit_that_a_scheme_keeps_of_a_line_counts(
+    controller: Controller, kind: tuple[str, str, int]
+) -> None:
+    """A counter or an IV set to another value is noticed, also where it is one of before."""
+    sealed = Sealed(controller, *kind)
+    region, name, line = sealed.region, kind[0], 70
+    region.write(LINE * line // sealed.grain * sealed.grain, bytes(sealed.grain))
+    first, bits = {
+        "random": (16 * (LINE * line // sealed.grain), range(128)),
+        "ctr-global": (PAGE + 8 * line, range(64)),
+        "ctr-split": (64, [*range(64), *range(64 + 7 * 6, 64 + 7 * 7)]),
+        "ctr-deuce": (8 * line, range(64)),
+    }[name]
+    whole = region.read(0, SIZE)
+    for bit in bits:
+        sealed.flip(META + first + bit // 8, bit % 8)
+        with pytest.raises(PoisonError):
+            region.read(LINE * line, 1)
+        if sealed.counted:
+            sealed.refuses(lambda: region.write(LINE * line, bytes(LINE)), line)
+        sealed.flip(META + first + bit // 8, bit % 8)
+    assert region.read(0, SIZE) == whole
+
+
+def test_the_next_global_counter_set_back_uses_no_pad_twice(controller: Controller) -> None:
+    sealed = Sealed(controller, "ctr-global", "aes-ctr-128", 64)
+    used = {sealed.kept(3)}
+    for back in range(4):
+        sealed.device.write(META, back.to_bytes(8, "little"))
+        sealed.region.write(0, bytes(8 * LINE))
+        assert sealed.kept(3) not in used
+        used.add(sealed.kept(3))
 
 
 def test_the_first_poisoned_line_of_a_request_is_named(sealed: Sealed) -> None:
@@ -288,12 +347,15 @@ WHOLE: list[tuple[str, Callable[[Region, int], Any]]] = [
 
 
 @pytest.mark.parametrize(("how", "call"), WHOLE, ids=[how for how, _ in WHOLE])
-def test_a_write_of_the_whole_line_heals_it(
+def test_a_write_of_the_whole_line_heals_it_unless_its_counter_counts(
     sealed: Sealed, how: str, call: Callable[[Region, int], Any]
 ) -> None:
     sealed.flip(START + PAGE)
     sealed.flip(sealed.macs + 4 * (PAGE // LINE))
     sealed.refuses(lambda: sealed.region.read(PAGE, 1), PAGE // LINE)
+    if sealed.counted:
+        sealed.refuses(lambda: call(sealed.region, sealed.grain), PAGE // LINE)
+        return
     call(sealed.region, sealed.grain)
     assert sealed.region.read(PAGE, sealed.grain) == bytes(sealed.grain)
     if how in ("write", "map", "lines", "picked"):
@@ -305,10 +367,22 @@ def test_a_write_of_the_whole_line_heals_it(
 def test_the_way_out_that_the_error_names_is_one(sealed: Sealed) -> None:
     sealed.flip(START + PAGE)
     whole = "line" if sealed.grain == LINE else f"data unit of {sealed.grain} bytes"
-    with pytest.raises(PoisonError, match=f"write the whole {whole} to use it again"):
+    out = f"write the whole {whole} " + ("if it was never written" if sealed.counted else "to use it again")
+    with pytest.raises(PoisonError, match=out):
         sealed.region.read(PAGE, 1)
-    sealed.region.write(PAGE, bytes(sealed.grain))
-    assert sealed.region.read(PAGE, sealed.grain) == bytes(sealed.grain)
+    if not sealed.counted:
+        sealed.region.write(PAGE, bytes(sealed.grain))
+        assert sealed.region.read(PAGE, sealed.grain) == bytes(sealed.grain)
+        return
+    algorithm = "aes-ctr-128"  # else anew: fresh metadata, another key
+    sealed.controller.unmap(sealed.region)
+    sealed.device.write(META, bytes(1 << 16))
+    other = Key.from_bytes(algorithm, material(algorithm)[::-1])
+    again = sealed.controller.map(
+        START, SIZE, sealed.controller.program_key(other), iv=sealed.name, **sealed.options
+    )
+    again.write(0, sealed.data)
+    assert again.read(0, SIZE) == sealed.data
 
 
 def test_scattered_lines_runs_and_arrays_are_checked(sealed: Sealed) -> None:
