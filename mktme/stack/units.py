@@ -26,6 +26,35 @@ NO_TURN = nullcontext()
 CHUNK = 8192  # units whose IVs are made at a time, where the kernel doesn't make them itself
 
 
+class UnitCipher:
+    """A cipher whose IVs come from a scheme with its coordinates: units by their numbers.
+
+    `width` is the IV's number of words. Thread-safe as the cipher is.
+    """
+
+    def __init__(self, binding: Binding, cipher: Cipher, width: int) -> None:
+        self._binding, self._cipher, self._width = binding, cipher, width
+        self.unit = binding.unit
+        self._plan = binding.plan(width) if isinstance(cipher, PlannedCipher) else None
+
+    def crypt(self, back: bool, first: int, skip: int, source: Bytes, to: Bytes) -> None:
+        """Encrypt (or, back, decrypt) from byte `skip` of unit number `first` on, to `to`, as long.
+
+        Lines of a unit alone only where the cipher reaches them; `to` may be `source`.
+        """
+        unit = self.unit
+        if self._plan is not None:
+            self._cipher.planned(back, unit, *self._plan, first, source, to, skip)  # type: ignore[attr-defined]
+            return
+        done, step = 0, CHUNK * unit
+        while done < to.size:
+            count = min(step - skip, to.size - done)
+            ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
+            part = slice(done, done + count)
+            self._cipher.units(back, unit, ivs, source[part], to[part], skip, to.size)
+            done, first, skip = done + count, first + (skip + count) // unit, 0
+
+
 class UnitPath(LineAccess):
     """The range from `origin` on, bound to a cipher; see `mktme.crypto.cipher.Lines`.
 
@@ -51,7 +80,7 @@ class UnitPath(LineAccess):
         self._unit_word = np.uint64(self._unit)
         self._grain = LINE if self._unit <= LINE or alone else self._unit
         self._whole = self._grain > LINE  # lines are written together with others, or with a counter
-        self._plan = binding.plan(width) if isinstance(cipher, PlannedCipher) else None
+        self._units = UnitCipher(binding, cipher, width)
         self._turns = turns if macs is not None or self._whole else None
 
     def _turn(self, media: Bytes, first: int, end: int, write: bool) -> AbstractContextManager[None]:
@@ -196,18 +225,8 @@ class UnitPath(LineAccess):
         return np.arange(at // LINE, (at + size) // LINE, dtype=np.uint64)
 
     def _crypt(self, back: bool, at: int, source: Bytes, to: Bytes) -> None:
-        unit = self._unit
-        first, skip = divmod(at - self._origin, unit)
-        if self._plan is not None:
-            self._cipher.planned(back, unit, *self._plan, first, source, to, skip)  # type: ignore[attr-defined]
-            return
-        done, step = 0, CHUNK * unit
-        while done < to.size:
-            count = min(step - skip, to.size - done)
-            ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
-            part = slice(done, done + count)
-            self._cipher.units(back, unit, ivs, source[part], to[part], skip, to.size)
-            done, first, skip = done + count, first + (skip + count) // unit, 0
+        first, skip = divmod(at - self._origin, self._unit)
+        self._units.crypt(back, first, skip, source, to)
 
     def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
         offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
