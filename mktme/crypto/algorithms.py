@@ -20,7 +20,8 @@ class Algorithm:
     `name`; `parts`: bytes of its keys (two where there is a tweak key); `iv_bytes`: 16 or 32;
     `units`: bytes of the smallest and the largest data unit, and what a unit is a multiple of;
     `alone`: whether a line of a larger unit can be encrypted without the rest of it; `source`:
-    where it is defined.
+    where it is defined. `iv_xored`: what of a unit's first block the IV, as it is given, is xored
+    onto: nothing, the "plaintext" before it is encrypted, the "ciphertext" after it was.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Algorithm:
     iv_bytes: int = 16
     units: tuple[int, int, int] = (64, 4096, 64)
     alone: bool = False
+    iv_xored: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -115,23 +117,27 @@ def _hctr2(backend: str, keys: list[Any]) -> Cipher:
     return Hctr2(backends.WIDTH[backend], *keys)
 
 
+BLOCK = (16, 16, 16)
+IN, BOTH = ("plaintext",), ("plaintext", "ciphertext")
 _table = [
     Algorithm("aes-xts-128", (16, 16), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
     Algorithm("aes-xts-256", (32, 32), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
     Algorithm("sm4-xts", (16, 16), _sm4, "GB/T 32907-2016 under IEEE 1619-2018; fscrypt mode 7"),
-    Algorithm("aes-xe-128", (16,), partial(_xex, False), "AMD SME; Du et al. 2017", units=(16, 16, 16)),
-    Algorithm("aes-xex-128", (16,), partial(_xex, True), "AMD SME; Wilke et al. 2020", units=(16, 16, 16)),
+    Algorithm("aes-xe-128", (16,), partial(_xex, False), "AMD SME; Du et al. 2017", 16, BLOCK, iv_xored=IN),
+    Algorithm(
+        "aes-xex-128", (16,), partial(_xex, True), "AMD SME; Wilke et al. 2020", 16, BLOCK, iv_xored=BOTH
+    ),
     Algorithm("aes-ctr-128", (16,), _ctr, "NIST SP 800-38A, 6.5", alone=True),
     Algorithm("aes-ctr-256", (32,), _ctr, "NIST SP 800-38A, 6.5", alone=True),
-    Algorithm("aes-cbc-128", (16,), partial(_cbc, ""), "NIST SP 800-38A, 6.2"),
-    Algorithm("aes-cbc-256", (32,), partial(_cbc, ""), "NIST SP 800-38A, 6.2"),
+    Algorithm("aes-cbc-128", (16,), partial(_cbc, ""), "NIST SP 800-38A, 6.2", iv_xored=IN),
+    Algorithm("aes-cbc-256", (32,), partial(_cbc, ""), "NIST SP 800-38A, 6.2", iv_xored=IN),
     Algorithm("aes-cbc-essiv-128", (16,), partial(_cbc, "essiv"), "fscrypt contents mode 5"),
     Algorithm("aes-cbc-essiv-256", (32,), partial(_cbc, "essiv"), "dm-crypt aes-cbc-essiv:sha256"),
     Algorithm("adiantum", (32,), _adiantum, "Crowley, Biggers 2018; XChaCha12", 32, (16, 4096, 1)),
     Algorithm("aes-hctr2-128", (16,), _hctr2, "Crowley, Huckleberry, Biggers 2021", 32, (16, 4096, 1)),
     Algorithm("aes-hctr2-256", (32,), _hctr2, "fscrypt names mode 10", 32, (16, 4096, 1)),
-    Algorithm("aes-cts-128", (16,), _cts, "fscrypt names mode 6; CS3", units=(16, 255, 1)),
-    Algorithm("aes-cts-256", (32,), _cts, "fscrypt names mode 4; CS3", units=(16, 255, 1)),
+    Algorithm("aes-cts-128", (16,), _cts, "fscrypt names mode 6; CS3", units=(16, 255, 1), iv_xored=IN),
+    Algorithm("aes-cts-256", (32,), _cts, "fscrypt names mode 4; CS3", units=(16, 255, 1), iv_xored=IN),
 ]
 ALGORITHMS = {algorithm.name: algorithm for algorithm in _table}
 

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
+import mmap
+import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mktme import IvReuseWarning, SchemeError, iv
-from mktme.lab.iv import EXPERIMENTS, attacks, corpus, matrix, run, write_csv
+from mktme import Controller, IvReuseWarning, Key, Region, SchemeError, iv
+from mktme.crypto.algorithms import ALGORITHMS
+from mktme.fscrypt.kdf import per_file_key
+from mktme.lab.iv import EXPERIMENTS, attacks, corpus, dimm, matrix, run, write_csv
 from mktme.lab.iv.explain import sentence
 from mktme.lab.iv.limits import birthday
 from mktme.lab.iv.study import ExperimentError
 from mktme.lab.iv.subjects import subjects
+from mktme.lab.iv.tamper import KEPT
+from mktme.lab.iv.world import ALICE, MALLORY, World, predicted_ivs
+from mktme.stack.slot import Slot
 
 NAMES = sorted(iv.schemes())
 PREDICTED_CBC = {"plain", "plain64be", "benbi", "null"}
 SEALED_CBC = {"essiv", "eboiv"}
+COVERED = {"MACs", "page counters", "line counters", "drawn IVs"}  # kinds of metadata that MACs cover
 COUNTERS = {"ctr-global", "ctr-split", "ctr-deuce"}
 LOGICAL = {"file-block", "per-file-key", "direct-key", "ino-lblk-64", "ino-lblk-32"}
 PHYSICAL = {"spa-line", "xe", "xex"}
@@ -72,26 +84,35 @@ class TestEachScheme:
     def test_moved_ciphertext_is_data_garbage_masked_or_detected(self, row: dict[str, Any]) -> None:
         found, scheme = evidence(row, "relocation"), row["scheme"]
         assert found["detected"] == row["integrity"]
-        if scheme in {"null", "random", "file-block", "xe", "xex"}:
+        if scheme in PREDICTED_CBC | {"random", "file-block", "xe", "xex"}:
             assert found["recovered"] == 1
-        elif scheme in PREDICTED_CBC:  # all but the bits in which the first block's IVs differ
-            assert 0.99 < found["recovered"] < 1
         elif scheme in SEALED_CBC:  # all but the first block of each sector, 16 bytes of 512
             assert found["recovered"] == pytest.approx(1 - 16 / 512, abs=0.003)
         else:
             assert found["recovered"] < 0.01
-        assert found["masked"] == (scheme in {"xe", "xex"})
+        assert found["masked"] == (scheme in PREDICTED_CBC - {"null"} | {"xe", "xex"})
 
     def test_a_replay_is_accepted_unless_something_beside_it_was_left_behind(
         self, row: dict[str, Any]
     ) -> None:
         found = evidence(row, "replay")
-        assert found["data and metadata"] == "accepted"
+        assert found["data and metadata"] == {"outcome": "accepted", "restored": 1, "as_old": 1}
+        alone, scheme = found["data"], row["scheme"]
         if row["integrity"]:
-            assert found["data"] == "detected"
+            assert alone["outcome"] == "detected"
+        elif scheme == "random":  # the first of 32 blocks that a unit has is garbage
+            assert alone["outcome"] == "partly"
+            assert alone["restored"] == pytest.approx(31 / 32, abs=0.02)
+            assert alone["as_old"] == pytest.approx(31 / 32, abs=0.002)
+        elif scheme in COUNTERS:
+            assert alone["outcome"] == "garbage"
+            assert alone["restored"] < 0.02
+            if scheme == "ctr-deuce":  # what she had not changed has its pad still
+                assert 0.5 < alone["as_old"] < 1
+            else:
+                assert alone["as_old"] < 0.02
         else:
-            kept = row["scheme"] in COUNTERS | {"random"}
-            assert found["data"] == ("garbage" if kept else "accepted")
+            assert alone == found["data and metadata"]
 
     def test_a_flipped_bit_changes_what_the_mode_of_operation_says(self, row: dict[str, Any]) -> None:
         found, algorithm = evidence(row, "flips"), row["algorithm"]
@@ -113,6 +134,25 @@ class TestEachScheme:
             assert 55 < found["bits"] < 75
             assert found["alone"] == found["chosen_next"] == 0
 
+    def test_a_flipped_bit_of_what_is_kept_beside_is_garbage_unless_a_mac_covers_it(
+        self, row: dict[str, Any]
+    ) -> None:
+        found, scheme = evidence(row, "flips")["beside"], row["scheme"]
+        kinds = list(KEPT.get(iv.find(scheme).state, ())) + ["MACs"] * row["integrity"]
+        assert list(found) == kinds
+        for name, kind in found.items():
+            assert kind["tries"] == kind["detected"] + kind["nothing"] + kind["garbage"] >= 48
+            if row["integrity"] and name in COVERED:
+                assert kind["detected"] == kind["tries"]
+                continue
+            assert kind["detected"] == 0
+            if name == "next counter":  # takes part in writes only
+                assert kind["nothing"] == kind["tries"]
+            else:
+                assert kind["garbage"] == kind["tries"]
+            # CBC: a bit of the IV is a bit of the first block, of the attacker's choice.
+            assert kind["alone"] == (kind["tries"] if name == "drawn IVs" else 0)
+
     def test_a_block_moves_free_only_without_its_address(self, row: dict[str, Any]) -> None:
         free = row["scheme"] in LOGICAL | {"null", "random"}
         for column, otherwise in zip(MOVES, ("re-encrypts", "needs key", "re-encrypts"), strict=True):
@@ -122,10 +162,23 @@ class TestEachScheme:
             pieces = 3 if column == "defragment" else 1
             assert found["bytes"] == (pieces * 65536 if found["outcome"] == "re-encrypts" else 0)
 
-    def test_a_block_is_shared_free_unless_the_file_is_in_its_iv_or_key(self, row: dict[str, Any]) -> None:
-        found = evidence(row, "share (reflink)")
-        bound = row["scheme"] in LOGICAL - {"file-block"}
-        assert (found["outcome"], found["verified"]) == ("re-encrypts" if bound else "free", True)
+    def test_a_block_is_shared_unless_the_file_is_in_its_iv_or_key_and_both_files_read(
+        self, row: dict[str, Any]
+    ) -> None:
+        found, scheme = evidence(row, "share (reflink)"), row["scheme"]
+        assert found["verified"]
+        assert found["clones"] == 2
+        if scheme == "file-block":  # at the same offset, and not at another one
+            assert (found["outcome"], found["shared"], found["changed"]) == ("same offset", 1, ["block"])
+        elif scheme in LOGICAL:
+            assert (found["outcome"], found["shared"]) == ("needs copy", 0)
+            assert found["changed"] == {
+                "per-file-key": ["key"], "direct-key": ["nonce_low", "nonce_high"],
+                "ino-lblk-64": ["inode"], "ino-lblk-32": ["inode_hash"],
+            }[scheme]  # fmt: skip
+        else:
+            assert (found["outcome"], found["shared"], found["changed"]) == ("free", 2, [])
+        assert found["bytes"] == (2 - found["shared"]) * 65536
 
     def test_hardware_moves_free_unless_its_addresses_are_in_the_iv(self, row: dict[str, Any]) -> None:
         scheme, bound = row["scheme"], row["scheme"] in PHYSICAL | {"dimm-line"}
@@ -136,6 +189,17 @@ class TestEachScheme:
             evidence(row, column)["verified"]
             for column in ("copy the image", "DIMM to another slot", "grow the interleave set")
         )
+
+    def test_evidence_says_what_was_moved_and_which_coordinates_changed(self, row: dict[str, Any]) -> None:
+        for column, pieces in (*zip(MOVES, (1, 1, 3), strict=True), ("grow the interleave set", 0)):
+            found = evidence(row, column)
+            assert found["moved"] == pieces * 65536
+            assert ("Nothing was moved" in sentence(column, found)) == (pieces == 0)
+            assert (found["changed"] == []) == (found["outcome"] == "free") == (found["seen"] == "as it was")
+        assert evidence(row, "move, locked")["seen"] != ("garbage" if row["integrity"] else "refused")
+        if row["scheme"] == "dimm-line":
+            grown = evidence(row, "grow the interleave set")
+            assert grown["changed"] == ["device_address", "dimm_serial"]
 
     def test_ivs_repeat_only_where_a_coordinate_is_missing_or_wraps(self, row: dict[str, Any]) -> None:
         found, scheme = evidence(row, "reuse"), row["scheme"]
@@ -172,24 +236,100 @@ class TestEachScheme:
             assert (cell["grade"], cell["text"]) == matrix.grade(column, cell["evidence"])
             assert cell["grade"] in (matrix.GOOD, matrix.COSTS, matrix.BREAKS)
             assert len(cell["text"]) <= 20
-            assert sentence(column, cell["evidence"]).endswith(".")
+            text = sentence(column, cell["evidence"])
+            assert text.endswith(".")
+            assert not re.search(r"\b1 (lines|bytes|pages|units|times)\b", text)
+
+    def test_nothing_is_said_to_be_lost_where_nothing_is_kept(self, row: dict[str, Any]) -> None:
+        found = evidence(row, "lost state")
+        kept = row["integrity"] or row["scheme"] in COUNTERS | {"random"}
+        assert (found["kept"] > 0) == kept
+        assert sentence("lost state", found).startswith("A power failure lost" if kept else "Nothing is kept")
 
 
 def test_every_registered_scheme_is_compared() -> None:
     assert {subject.scheme.name for subject in subjects()} == set(NAMES)
 
 
+def test_an_operation_that_loses_a_file_breaks_whatever_it_costs() -> None:
+    for column in ("share (reflink)", *MOVES):
+        lost = {"outcome": "free", "verified": False}
+        assert matrix.grade(column, lost) == (matrix.BREAKS, "free")
+        assert matrix.grade(column, lost | {"verified": True}) == (matrix.GOOD, "free")
+
+
+def test_macs_that_miss_metadata_are_no_full_protection() -> None:
+    whole = {"tries": 48, "detected": 48, "garbage": 0, "alone": 0, "chosen_next": 0}
+    forged = {"tries": 48, "detected": 47, "garbage": 1}
+    assert matrix.grade("flips", whole | {"beside": {"MACs": whole}}) == (matrix.GOOD, "detected")
+    found = whole | {"beside": {"MACs": whole, "page counters": forged}}
+    assert matrix.grade("flips", found) == (matrix.COSTS, "data detected")
+
+
 def test_attackers_know_no_keys() -> None:
-    """Nothing that holds or makes keys is within their reach."""
-    tree = ast.parse(Path(attacks.__file__).read_text())
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported <= {
-        "__future__", "collections.abc", "mktme.iv", "mktme.lab.iv.world",
-    }  # fmt: skip
-    named = {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    assert not named & {"Key", "Controller"}
+    """Nothing that holds or makes keys is imported by them."""
+    for module, allowed in (
+        (attacks, {"__future__", "mktme.lab.iv.dimm"}),
+        (dimm, {"__future__", "collections.abc", "dataclasses", "pmem"}),
+    ):
+        tree = list(ast.walk(ast.parse(Path(module.__file__ or "").read_text())))
+        assert {node.module for node in tree if isinstance(node, ast.ImportFrom)} <= allowed
+        names = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+        assert names <= {"numpy", "numpy.typing"}
+
+
+def reachable(root: object) -> Iterator[object]:
+    """Objects that hang on another one, itself too: not types, modules, or the globals of functions."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        found = waiting.pop()
+        yield found
+        if isinstance(found, FunctionType):
+            more: list[Any] = [found.__closure__, found.__defaults__, found.__kwdefaults__, found.__dict__]
+        elif isinstance(found, np.ndarray):
+            more = [found.base]
+        elif isinstance(found, memoryview):
+            more = [found.obj]
+        else:
+            more = gc.get_referents(found)
+        for other in more:
+            if id(other) not in seen and not isinstance(other, type | ModuleType):
+                seen.add(id(other))
+                waiting.append(other)
+        assert len(seen) < 100_000
+
+
+def secrets_in(root: object, secrets: list[bytes]) -> set[str]:
+    """What holds or makes keys among the objects that hang on another one."""
+    found = set()
+    for other in reachable(root):
+        if isinstance(other, Key | Slot | Controller | Region | World):
+            found.add(type(other).__name__)
+        elif isinstance(other, bytes | bytearray | np.ndarray | mmap.mmap):
+            held = other.tobytes() if isinstance(other, np.ndarray) else other[:]
+            found |= {"key bytes"} if any(secret in held for secret in secrets) else set()
+    return found
+
+
+@pytest.mark.parametrize("name", ["pmem-line", "per-file-key", "xex", "plain", "ctr-split"])
+def test_no_key_can_be_reached_from_an_attacker(name: str, tmp_path: Path) -> None:
+    subject = next(s for s in subjects([name]) if not s.integrity)
+    unit, xored = subject.scheme.unit, ALGORITHMS[subject.algorithm].iv_xored
+    ivs = [
+        predicted_ivs(subject.scheme, who, slot, 65536 // unit) for who, slot in ((MALLORY, 1), (ALICE, 0))
+    ]
+    with World(tmp_path, subject) as world:
+        data = np.arange(65536, dtype=np.uint64).astype(np.uint8)
+        world.write(ALICE, 0, data)
+        mover = attacks.Mover(world.dimm, unit, xored, (ivs[0], ivs[1]))
+        mover.put(0, 1, data.size)
+        master = world._master
+        keys = [master, *(per_file_key(master, file.nonce, 64) for file in (ALICE, MALLORY))]
+        secrets = [key[:16] for key in keys]
+        for attacker in (world.dimm, mover, attacks.Replayer(world.dimm, 0, data.size)):
+            assert any(other is world.device for other in reachable(attacker))
+            assert secrets_in(attacker, secrets) == set()
+        assert {"World", "Controller", "Slot", "key bytes"} <= secrets_in(world, secrets)
 
 
 def test_pairs_of_files_that_overlap_follow_the_birthday_bound() -> None:

@@ -6,13 +6,10 @@ Each returns what it recovered; the experiments hold that against the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
-from mktme.iv import Scheme
-from mktme.lab.iv.world import Bytes, Dimm, Image, Wiring
+from mktme.lab.iv.dimm import Bytes, Dimm, Image
 
 LINE, BLOCK = 64, 16
 Mask = npt.NDArray[np.bool_]
@@ -51,34 +48,38 @@ class Watcher:
 class Mover:
     """Puts somebody's ciphertext over a place that it can read as its own, and reads it there.
 
-    `read_own` is what the machine returns for the attacker's own file, or raises. With known
-    address-linear tweaks what comes back is the plaintext under a known mask: with XE as it is,
-    with XEX once the mask is put on the ciphertext, too (Wilke et al., SEVurity, 2020).
+    Some ciphers xor the IV itself onto a unit's first block (`Algorithm.iv_xored`). What is read
+    then is the plaintext under a mask, the xor of the IVs of the two places: who predicts both
+    takes it off, and where the IV is xored onto the ciphertext, too, puts it on that before (Wilke et al.,
+    SEVurity, 2020). `ivs`: those of the units of its own place and of the victim's, (n, 16 or
+    more) each; None where they can't be predicted.
     """
 
-    def __init__(self, dimm: Dimm, read_own: Callable[[], Bytes], scheme: Scheme) -> None:
-        self._dimm, self._read_own, self._scheme = dimm, read_own, scheme
+    def __init__(
+        self, dimm: Dimm, unit: int, iv_xored: tuple[str, ...], ivs: tuple[Bytes, Bytes] | None
+    ) -> None:
+        self._dimm, self._iv_xored = dimm, iv_xored
+        self._mask: Bytes | None = None
+        if iv_xored and ivs is not None:
+            mask = np.zeros((len(ivs[0]), unit), np.uint8)
+            mask[:, :BLOCK] = (ivs[0] ^ ivs[1])[:, :BLOCK]
+            self._mask = mask.reshape(-1)
 
-    def recover(self, victim: int, own: int, size: int, wiring: Wiring) -> list[Bytes]:
-        """What the victim's slot may hold: as it was read, and with the mask taken off."""
+    @property
+    def masked(self) -> bool:
+        """Whether there is a mask to take off."""
+        return self._mask is not None and bool(self._mask.any())
+
+    def put(self, victim: int, own: int, size: int) -> None:
+        """Put the victim's slot, `size` bytes, over its own."""
         image = self._dimm.save(victim, size)
+        if self._mask is not None and "ciphertext" in self._iv_xored:
+            image = Image(image.data ^ self._mask, image.beside)
         self._dimm.put(own, image)
-        guesses = [self._read_own()]
-        if self._scheme.name in ("xe", "xex"):
-            here, there = (self._tweaks(wiring, slot, size) for slot in (own, victim))
-            mask = here ^ there
-            guesses.append(guesses[0] ^ mask)
-            self._dimm.put(own, Image(image.data ^ mask, image.beside))
-            guesses.append(self._read_own() ^ mask)
-        return guesses
 
-    def _tweaks(self, wiring: Wiring, slot: int, size: int) -> Bytes:
-        from mktme.lab.iv.world import World
-
-        addresses = np.arange(0, size, BLOCK, dtype=np.uint64)
-        addresses += np.uint64(wiring.system + World.address(slot))
-        made: Bytes = np.stack(self._scheme.iv(addresses), axis=1).view(np.uint8).reshape(-1)
-        return made
+    def recover(self, seen: Bytes) -> Bytes:
+        """What the victim's slot holds, from what the machine returned for its own."""
+        return seen if self._mask is None else seen ^ self._mask
 
 
 class Replayer:
@@ -98,13 +99,14 @@ class Watermarker:
 
     Under CBC the first block of a unit is E(P ^ IV): who knows the IVs of two units can choose
     two plaintexts that become equal ciphertext. Under XE and XEX, whose units are one block, that
-    marks every block; XEX's known tweak is taken off again. Needs the predicted IVs of the units.
+    marks every block; XEX's known tweak is taken off again. `ivs`: the
+    predicted IVs of the units, (n, 16 or more).
     """
 
-    def __init__(self, ivs: list[bytes], unit: int, seed: int) -> None:
+    def __init__(self, ivs: Bytes, unit: int, seed: int) -> None:
         self._unit, rng = unit, np.random.default_rng(seed)
         self._mark = np.frombuffer(rng.bytes(BLOCK), np.uint8)
-        self._ivs = np.frombuffer(b"".join(iv[:BLOCK] for iv in ivs), np.uint8).reshape(-1, BLOCK)
+        self._ivs = ivs[:, :BLOCK]
         self._rest = np.frombuffer(rng.bytes(unit - BLOCK), np.uint8)
 
     def file(self) -> Bytes:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mktme.iv import find
-from mktme.lab.iv.attacks import LINE
+from mktme.lab.iv.attacks import BLOCK, LINE
 from mktme.lab.iv.subjects import Subject
-from mktme.lab.iv.world import ALICE, Bytes, Dimm, World
+from mktme.lab.iv.world import ALICE, Bytes, World
 from mktme.lab.measure import Run, interleave, slowdown
 from mktme.mapping import metadata_bytes
 
@@ -84,7 +84,7 @@ def amplification(folder: Path, subject: Subject, data: Bytes, seed: int) -> dic
 
 def _medium(world: World, size: int) -> Bytes:
     """The bytes of the first slot and of what is kept beside it."""
-    image = Dimm(world).save(0, size)
+    image = world.dimm.save(0, size)
     return np.concatenate([image.data, image.beside])
 
 
@@ -94,8 +94,10 @@ def bit_flips(folder: Path, subject: Subject, versions: list[Bytes]) -> dict[str
     A line counts once for each version that changes it, and has 512 bits. `plain`, `encrypted`:
     the fraction of the written lines' bits that change, in plaintext and under the scheme.
     `beside`: what changes elsewhere (the rest of the unit, counters, MACs), as the same fraction.
+    `blocks_plain`, `blocks_encrypted`: the fraction of the written lines' 16-byte blocks in which
+    any bit changes.
     """
-    written = plain = encrypted = everything = 0
+    written = plain = encrypted = everything = blocks = sealed = 0
     with World(folder, subject) as world, world.file(ALICE, 0, versions[0].size) as region:
         region.write(0, versions[0])
         size = versions[0].size
@@ -111,10 +113,25 @@ def bit_flips(folder: Path, subject: Subject, versions: list[Bytes]) -> dict[str
             plain += int(np.bitwise_count(old ^ new).sum(dtype=np.int64))
             encrypted += int(within)
             everything += int(delta.sum(dtype=np.int64))
+            blocks += _blocks(old ^ new, lines)
+            sealed += _blocks(delta[:size], lines)
             media = now
     bits = max(1, 8 * LINE * written)
     beside = (everything - encrypted) / bits
-    return {"lines": written, "plain": plain / bits, "encrypted": encrypted / bits, "beside": beside}
+    parts = max(1, LINE // BLOCK * written)
+    return {
+        "lines": written,
+        "plain": plain / bits,
+        "encrypted": encrypted / bits,
+        "beside": beside,
+        "blocks_plain": blocks / parts,
+        "blocks_encrypted": sealed / parts,
+    }
+
+
+def _blocks(delta: Bytes, lines: Any) -> int:
+    """How many 16-byte blocks of some lines have changed bytes."""
+    return int(delta.reshape(-1, LINE // BLOCK, BLOCK)[lines].any(axis=2).sum())
 
 
 def _runs(lines: Any) -> list[tuple[int, int]]:

@@ -9,12 +9,23 @@ import numpy as np
 
 from mktme.errors import CountersExhausted
 from mktme.fscrypt.kdf import inode_hash
-from mktme.iv import Scheme
 from mktme.iv.compiled import Binding
-from mktme.iv.coordinates import STATE
 from mktme.lab.iv.attacks import LINE, PadThief, Watermarker
+from mktme.lab.iv.dimm import Image
 from mktme.lab.iv.subjects import Subject
-from mktme.lab.iv.world import ALICE, BOB, SLOT, WIRING, Bytes, Dimm, File, Image, World, rewired
+from mktme.lab.iv.world import (
+    ALICE,
+    BOB,
+    SLOT,
+    WIRING,
+    Bytes,
+    File,
+    World,
+    coordinates,
+    predicted_ivs,
+    rewired,
+)
+from mktme.mapping import metadata_bytes
 
 FILES, UNITS = 64, 512  # of the sweep over the coordinates of files
 FAR = 1 << 32  # sectors: 2 TiB
@@ -35,30 +46,16 @@ def reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
     seen = []
     for far in (0, 1):
         for number in range(FILES):
-            file = File(100 + number, bytes([number + 1, far]) * 8)
-            values = coordinates(scheme, file, number * SLOT, far)
-            ivs = Binding(scheme, scheme.unit, values).ivs(0, UNITS, scheme.words)
+            file = File(100 + number + far * FILES, bytes([number + 1, far]) * 8)
+            values = coordinates(scheme, file, number * SLOT + far * FAR * 512)
+            binding = Binding(scheme, scheme.unit, values)
+            ivs = binding.ivs(0, UNITS, binding.words)
             key = np.full((UNITS, 1), far * FILES + number if scheme.file_key else 0, np.uint64)
             seen.append(np.concatenate([key, ivs], axis=1))
     every = np.concatenate(seen)
     _, first = np.unique(every, axis=0, return_index=True)
     found = {"units": len(every), "repeated": len(every) - len(first)} | _proof(folder, subject, data)
     return found | ({"birthday": birthday()} if scheme.name == "ino-lblk-32" else {})
-
-
-def coordinates(scheme: Scheme, file: File, address: int, far: int = 0) -> dict[str, int]:
-    """The coordinates of a file's first data unit on a large device, `far` times 2^32 sectors on."""
-    address += far * FAR * 512
-    place = WIRING.at(address)
-    known = place | {
-        "address": address,
-        "block": 0,
-        "inode": file.inode + far * FILES,
-        "inode_hash": inode_hash(bytes(16), file.inode + far * FILES),
-        "nonce_low": int.from_bytes(file.nonce[:8], "little"),
-        "nonce_high": int.from_bytes(file.nonce[8:], "little"),
-    }
-    return {name: known.get(name, 7) for name in scheme.coordinates if name not in STATE}
 
 
 def _proof(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
@@ -70,7 +67,7 @@ def _proof(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
         with World(folder, subject) as world:
             world.write(ALICE, 0, data[:size])
             world.write(BOB, 1, data[:size], wiring=wiring)
-            dimm = Dimm(world)
+            dimm = world.dimm
             found[name] = bool((dimm.save(0, size).data == dimm.save(1, size).data).all())
     return found
 
@@ -79,10 +76,11 @@ def _state_reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
     """The same for schemes with state: lines written over and over, always with other words.
 
     Compared are the pads (ciphertext xor plaintext) of counter mode, or the IVs that were drawn.
+    `units`: how many data units were written, in all the `writes`.
     """
     size, seen = 4096, []
     with World(folder, subject) as world, world.file(ALICE, 0, 64 << 10) as region:
-        dimm = Dimm(world)
+        dimm = world.dimm
         for number in range(WRITES):
             plain = data[:size] ^ np.uint8(number + 1)
             region.write(0, plain)
@@ -92,7 +90,8 @@ def _state_reuse(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
         turned = getattr(region.lines(), "turned", None)
     rows = np.concatenate(seen).view("V16" if subject.scheme.state == "random" else f"V{LINE}")
     repeated = rows.size - np.unique(rows).size
-    made = {"units": int(rows.size), "repeated": int(repeated), "pages_encrypted_anew": turned}
+    made = {"writes": WRITES, "units": int(rows.size), "repeated": int(repeated)}
+    made |= {} if turned is None else {"pages_encrypted_anew": int(turned)}
     return made | {"equal_in_two_files": False, "equal_past_2^32_sectors": False}
 
 
@@ -121,29 +120,24 @@ def watermark(folder: Path, subject: Subject, seed: int) -> dict[str, Any]:
     encrypted under a key she predicts what she can: the IV before it is sealed.
     """
     scheme = subject.scheme
-    values = coordinates(scheme, ALICE, 0)
-    binding = Binding(scheme, scheme.unit, values)
     count = max(MARKS, MARKS * 512 // scheme.unit)
-    numbers = np.arange(count, dtype=np.uint64)
-    state = {name: np.ones(count, np.uint64) for name in scheme.coordinates if name in STATE}
-    ivs = [row.tobytes() for row in binding.at(numbers, scheme.words, **state)]
-    marker = Watermarker(ivs, scheme.unit, seed)
+    marker = Watermarker(predicted_ivs(scheme, ALICE, 0, count), scheme.unit, seed)
     made = marker.file()
     data = np.concatenate([made, np.zeros(-made.size % (64 << 10), np.uint8)])
     with World(folder, subject) as world:
         world.write(ALICE, 0, data)
-        return {"marked": count, "found": marker.found(Dimm(world).save(0, data.size).data[: made.size])}
+        return {"marked": count, "found": marker.found(world.dimm.save(0, data.size).data[: made.size])}
 
 
 def lost_state(folder: Path, subject: Subject, old: Bytes, new: Bytes) -> dict[str, Any]:
     """A power failure loses what was kept beside the data; the next write begins from there again.
 
-    Mallory has the medium from before and after, and knows the old plaintext. `recovered`: the
-    fraction of the new plaintext that she computes (as much as 1/256 is chance, and what the two
-    versions have in common is not counted).
+    Mallory has the medium from before and after, and knows the old plaintext. `kept`: bytes that
+    are lost. `changed`: bytes that differ between the versions; `recovered`: the fraction of those
+    whose new plaintext she computes (as much as 1/256 is chance).
     """
     with World(folder, subject) as world:
-        dimm = Dimm(world)
+        dimm = world.dimm
         before = dimm.save(0, old.size)
         world.write(ALICE, 0, old)
         earlier = dimm.save(0, old.size)
@@ -152,7 +146,11 @@ def lost_state(folder: Path, subject: Subject, old: Bytes, new: Bytes) -> dict[s
         later = dimm.save(0, old.size)
     guess = PadThief(earlier.data, later.data).plaintext(old)
     differ = old != new
-    return {"changed": int(differ.sum()), "recovered": float((guess == new)[differ].mean())}
+    return {
+        "kept": metadata_bytes(subject.scheme.name, old.size, integrity=subject.integrity),
+        "changed": int(differ.sum()),
+        "recovered": float((guess == new)[differ].mean()),
+    }
 
 
 def exhaustion(folder: Path, subject: Subject) -> dict[str, Any]:
@@ -163,7 +161,7 @@ def exhaustion(folder: Path, subject: Subject) -> dict[str, Any]:
     with World(folder, subject) as world:
         data = np.arange(64 << 10, dtype=np.uint32).view(np.uint8)[: 64 << 10]
         world.write(ALICE, 0, data)
-        dimm = Dimm(world)
+        dimm = world.dimm
         image = dimm.save(0, data.size)
         beside = image.beside.copy()
         words = beside.view("<u8" if kind != "deuce" else "<u4")

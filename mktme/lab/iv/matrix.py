@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mktme.lab.iv.operations import FREE, LOSES, NEEDS_KEY, REENCRYPTS
+from mktme.lab.iv.operations import COPIES, FREE, LOSES, NEEDS_KEY, REENCRYPTS, SAME_OFFSET
+from mktme.lab.iv.tamper import CHANCE
 
 GOOD, COSTS, BREAKS = "good", "costs", "breaks"
 Grade = tuple[str, str]  # the grade, and a few words
 Evidence = dict[str, Any]
-
-CHANCE = 0.02  # of bytes: guesses that hit by chance are 1/256
 
 
 def _percent(share: float) -> str:
@@ -47,22 +46,26 @@ def relocation(found: Evidence) -> Grade:
     share = found["recovered"]
     if share < CHANCE:
         return GOOD, "garbage"
-    how = " masked" if found["masked"] else " as data"
+    how = " masked" if found["masked"] else " read"
     return BREAKS, f"{_percent(share)}{how}"
 
 
 def replay(found: Evidence) -> Grade:
-    whole = found["data and metadata"]
-    if whole == "accepted":
-        if found["data"] == "accepted":
-            return BREAKS, "accepted"
-        return BREAKS, "with metadata"
-    return GOOD, whole
+    alone, whole = found["data"], found["data and metadata"]
+    if alone["outcome"] == "accepted":
+        return BREAKS, "accepted"
+    if alone["outcome"] == "partly":
+        return BREAKS, f"{_percent(alone['restored'])} accepted"
+    if whole["outcome"] == "detected":
+        return GOOD, "detected"
+    return (GOOD, "garbage") if whole["outcome"] == "garbage" else (BREAKS, "with metadata")
 
 
 def flips(found: Evidence) -> Grade:
+    beside = found["beside"].values()
     if found["detected"] == found["tries"]:
-        return GOOD, "detected"
+        unseen = any(kind["garbage"] for kind in beside)
+        return (COSTS, "data detected") if unseen else (GOOD, "detected")
     if found["alone"]:
         return BREAKS, "chosen bit"
     if found["chosen_next"]:
@@ -72,7 +75,9 @@ def flips(found: Evidence) -> Grade:
 
 def operation(found: Evidence) -> Grade:
     outcome = found["outcome"]
-    grade = {FREE: GOOD, REENCRYPTS: COSTS, NEEDS_KEY: BREAKS, LOSES: BREAKS}[outcome]
+    grade = {
+        FREE: GOOD, REENCRYPTS: COSTS, SAME_OFFSET: COSTS, COPIES: BREAKS, NEEDS_KEY: BREAKS, LOSES: BREAKS,
+    }[outcome]  # fmt: skip
     return grade if found["verified"] else BREAKS, outcome
 
 

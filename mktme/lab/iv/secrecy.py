@@ -9,7 +9,7 @@ import numpy as np
 
 from mktme.lab.iv.attacks import Linker, Watcher, lines_of
 from mktme.lab.iv.subjects import Subject
-from mktme.lab.iv.world import ALICE, BOB, Bytes, Dimm, World
+from mktme.lab.iv.world import ALICE, BOB, Bytes, World
 
 
 def places(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def places(folder: Path, subject: Subject, data: Bytes) -> dict[str, Any]:
     with World(folder, subject) as world:
         world.write(ALICE, 0, data)
         world.write(BOB, 1, data)
-        dimm = Dimm(world)
+        dimm = world.dimm
         media = np.concatenate([dimm.save(slot, data.size).data for slot in (0, 1)])
     linked = Linker(media).linked()
     truth = Linker(np.concatenate([data, data])).linked()
@@ -42,7 +42,7 @@ def times(folder: Path, subject: Subject, versions: list[Bytes]) -> dict[str, An
     """
     first, second = versions[0], versions[-1]
     with World(folder, subject) as world:
-        dimm, moments = Dimm(world), []
+        dimm, moments = world.dimm, []
         for version in (first, second, first):
             world.write(ALICE, 0, version)
             moments.append(dimm.save(0, first.size).data)

@@ -19,8 +19,11 @@ import numpy.typing as npt
 import pmem
 from mktme.controller import Controller
 from mktme.fscrypt.kdf import inode_hash, per_file_key
-from mktme.iv import COORDINATES
+from mktme.iv import Scheme
+from mktme.iv.compiled import Binding
+from mktme.iv.coordinates import HALVES, STATE
 from mktme.keys import Key
+from mktme.lab.iv.dimm import Dimm
 from mktme.lab.iv.subjects import Subject
 from mktme.mapping import metadata_bytes
 from mktme.region import Region
@@ -70,6 +73,35 @@ ALICE, BOB, MALLORY = (File(inode, bytes([inode]) * 16) for inode in (12, 13, 66
 WIRING = Wiring()
 
 
+def coordinates(
+    scheme: Scheme, file: File, address: int, wiring: Wiring = WIRING, block: int = 0
+) -> dict[str, int]:
+    """The coordinates that a scheme takes, of the data unit at an address, the file's `block`.
+
+    Those that it keeps itself are left out; those of a user's own are 7.
+    """
+    known = wiring.at(address) | {
+        "address": address,
+        "block": block,
+        "inode": file.inode,
+        "inode_hash": inode_hash(bytes(16), file.inode),
+        "nonce_low": int.from_bytes(file.nonce[:8], "little"),
+        "nonce_high": int.from_bytes(file.nonce[8:], "little"),
+    }
+    return {name: known.get(name, 7) for name in scheme.coordinates if name not in STATE}
+
+
+def predicted_ivs(scheme: Scheme, file: File, slot: int, count: int) -> Bytes:
+    """The IVs of a file's first data units in a slot, as anybody computes them: (count, 16 or 32).
+
+    Before they are sealed; counters are taken to be 1, and drawn IVs to be zeros.
+    """
+    binding = Binding(scheme, scheme.unit, coordinates(scheme, file, World.address(slot)))
+    state = {name: np.ones(count, np.uint64) for name in scheme.coordinates if name in STATE}
+    made = binding.at(np.arange(count, dtype=np.uint64), binding.words, **state)
+    return made.view(np.uint8)
+
+
 class World:
     """A device of SLOTS slots, encrypted as the subject says, under one fixed master key.
 
@@ -106,6 +138,11 @@ class World:
         """Where the metadata lies of what is mapped at `at` in a slot, in steps of 64 KiB."""
         return SLOTS * SLOT + slot * ROOM + at // 4
 
+    @property
+    def dimm(self) -> Dimm:
+        """What an attacker who holds the DIMM has of this machine."""
+        return Dimm(self.device, self.address, self.beside)
+
     def _keyid(self, file: File) -> int:
         owner = file if self.subject.scheme.file_key else None
         if owner not in self._keyids:
@@ -127,16 +164,10 @@ class World:
     ) -> Iterator[Region]:
         """A range of `size` bytes at `at` in a slot, mapped as blocks of a file from `block` on."""
         scheme, address = self.subject.scheme, self.address(slot) + at
-        known: dict[str, Any] = wiring.at(address) | {
-            "block": block,
-            "inode": file.inode,
-            "inode_hash": inode_hash(bytes(16), file.inode),
-        }
-        given = {name: known[name] for name in scheme.coordinates if name in known}
+        known = coordinates(scheme, file, address, wiring, block)
+        given: dict[str, Any] = {n: v for n, v in known.items() if n not in HALVES | {"address"}}
         if "nonce_low" in scheme.coordinates:
             given["nonce"] = file.nonce
-        own = [n for n in scheme.coordinates if n not in COORDINATES]
-        given |= dict.fromkeys(own, 7)
         if metadata_bytes(scheme.name, size, integrity=self.subject.integrity):
             given["metadata"] = self.beside(slot, at)
         region = self._controller.map(
@@ -156,44 +187,6 @@ class World:
         """Read a file's data as its owner. Raises PoisonError."""
         with self.file(file, slot, size, **where) as region:
             return np.frombuffer(region.read(0, size), np.uint8)
-
-
-@dataclass(frozen=True)
-class Image:
-    """What a slot's bytes are on the medium: the data and what is kept beside it."""
-
-    data: Bytes
-    beside: Bytes
-
-
-class Dimm:
-    """What an attacker who holds the DIMM has: the bytes of its slots, to read and to write."""
-
-    def __init__(self, world: World) -> None:
-        self._world, self._device = world, world.device
-
-    def save(self, slot: int, size: int, at: int = 0) -> Image:
-        """Copy `size` bytes of data at `at` in a slot, 64 KiB or more, and the metadata beside it."""
-        data, beside = self._places(slot, at)
-        return Image(
-            np.frombuffer(self._device.read(data, size), np.uint8),
-            np.frombuffer(self._device.read(beside, size // 4), np.uint8),
-        )
-
-    def put(self, slot: int, image: Image, *, at: int = 0, beside: bool = True) -> None:
-        """Write data, and the metadata beside it unless told not to."""
-        data, metadata = self._places(slot, at)
-        self._device.write(data, image.data)
-        if beside:
-            self._device.write(metadata, image.beside)
-
-    def _places(self, slot: int, at: int) -> tuple[int, int]:
-        return self._world.address(slot) + at, self._world.beside(slot, at)
-
-    def flip(self, slot: int, bit: int) -> None:
-        """Flip a bit of a slot's data."""
-        at = self._world.address(slot) + bit // 8
-        self._device.write(at, bytes([self._device.read(at, 1)[0] ^ 1 << bit % 8]))
 
 
 def rewired(**changes: Any) -> Wiring:
