@@ -115,6 +115,7 @@ def _move(world: World, subject: Subject, data: Bytes, operation: Operation) -> 
     pairs = list(zip(before, after, strict=True))
     moved = [(old, new) for old, new in pairs if (old.slot, old.at) != (new.slot, new.at)]
     images = [world.dimm.save(old.slot, EXTENT, old.at) for old, _ in moved]
+    there = [world.dimm.save(new.slot, EXTENT, new.at) for _, new in moved]
     for image, (_, new) in zip(images, moved, strict=True):
         world.dimm.put(new.slot, image, at=new.at)
     seen = _seen(world, subject, after, parts)
@@ -125,6 +126,8 @@ def _move(world: World, subject: Subject, data: Bytes, operation: Operation) -> 
     if operation.gone or operation.locked:
         back = _seen(world, subject, before, parts) == AS_IT_WAS  # nothing is lost for ever
         return evidence | {"outcome": LOSES if operation.gone else NEEDS_KEY, "verified": back}
+    for image, (_, new) in zip(there, moved, strict=True):  # what was put there helps nobody
+        world.dimm.put(new.slot, image, at=new.at)
     begin = time.perf_counter()
     for old, new in pairs:
         _write(world, subject, new, _read(world, subject, old))
