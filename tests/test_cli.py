@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from mktme import cli
 from mktme.crypto import backend
 
 
@@ -106,6 +108,127 @@ def test_compare_iv_refuses_what_there_is_not(arguments: list[str], says: str) -
     assert run.returncode == 1
     assert says in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command says that is refused before its experiments run."""
+    for runs in ("iv.run", "overhead.run"):
+        monkeypatch.setattr(f"mktme.cli.{runs}", lambda *a, **k: pytest.fail("the experiments ran"))
+    monkeypatch.setattr(sys, "argv", ["mktme", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code
+    said = capsys.readouterr()
+    assert not said.out
+    assert "Traceback" not in said.err
+    return " ".join(said.err.replace("\u2502", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--schemes", "null,essiv", "--explain", "xe"], "'xe' is not compared, so it can't be explained"),
+        (["--schemes", "null,essiv", "--explain", "xe"], "take null, null/aes-cbc-256, essiv, essiv/aes"),
+        (["--explain", "xe/aes-xts-128"], "'xe/aes-xts-128' is not compared"),
+        (["--explain", "xe/aes-xts-128"], "take xe, xe/aes-xe-128"),
+        (["--seed", "-1"], "--seed"),
+        (["--rounds", "0"], "--rounds"),
+    ],
+)
+def test_compare_iv_refuses_before_it_runs(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in refused(monkeypatch, capsys, "compare-iv", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare-iv", "--json", "no/r.json"], "--json no/r.json: there is no folder no: make it"),
+        (["compare-iv", "--csv", "no/r.csv"], "--csv no/r.csv: there is no folder no"),
+        (["compare-iv", "--json", "there"], "--json there is a folder: name a file in it"),
+        (["compare-iv", "--json", "r", "--csv", "./r"], "--json and --csv name one file: give each its own"),
+        (["compare-iv", "--plot", "file"], "--plot file: file is a file: name a folder"),
+        (["compare-iv", "--plot", "file/figures"], "file is a file: name a folder"),
+        (["bench", "--json", "no/r.json"], "there is no folder no"),
+        (["bench", "--csv", "there"], "--csv there is a folder"),
+        (["bench", "--seed", "-1"], "--seed"),
+        (["info", "--json", "there"], "--json there is a folder"),
+    ],
+)
+def test_places_that_cant_be_written_are_refused_before_anything_runs(
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    assert says in refused(monkeypatch, capsys, *arguments)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "there"]
+    assert not (tmp_path / "file").read_bytes()
+
+
+@pytest.mark.parametrize(("option", "name"), [("--json", "r"), ("--json", "old"), ("--plot", "new/figures")])
+def test_a_place_without_the_right_to_write_is_refused(
+    option: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """The answer of the system is set, since root may write anywhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").touch()
+    asked: list[Path] = []
+    monkeypatch.setattr("mktme.cli.os.access", lambda path, mode: asked.append(path) or mode != os.W_OK)
+    said = refused(monkeypatch, capsys, "compare-iv", option, name)
+    assert f"{option} {name}: {asked[0]} can't be written to: name another place" in said
+    assert asked[0].resolve() == (tmp_path / "old" if name == "old" else tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_plots_without_matplotlib_are_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    said = refused(monkeypatch, capsys, "compare-iv", "--plot", str(tmp_path / "figures"))
+    assert said == "mktme: plots need matplotlib: pip install 'mktme[plot]'"
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_terminal_the_matrix_is_wide_and_the_progress_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(
+        sys, "argv", ["mktme", "compare-iv", "--schemes", "null", "--experiments", "secrecy,tampering"]
+    )
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert not exit_.value.code
+    said = capsys.readouterr()
+    assert not said.err
+    assert any("OBSERVER" in line and "ATTACKER" in line for line in said.out.splitlines())
+    assert "\u2026" not in said.out
+
+
+@pytest.mark.parametrize("command", ["bench", "compare-iv", "info"])
+def test_help_is_wrapped_at_the_width_of_the_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    monkeypatch.setattr(sys, "argv", ["mktme", command, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = [line.strip() for line in capsys.readouterr().out.partition("\u256d")[0].splitlines()]
+    assert max(map(len, lines)) <= 80
+    for line, following in pairwise(lines):  # a line ends where the next word has no room
+        if line and following and not following.startswith("mktme "):
+            assert len(line) + 1 + len(following.split()[0]) > 76
 
 
 def test_info_names_the_backend_that_runs(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def schemes() -> dict[str, Scheme]:
 
 def find(name: str) -> Scheme:
     """The scheme of that name. Raises SchemeError."""
-    found = _registry.get(name)
+    found = _registry.get(name) if isinstance(name, str) else None
     if found is None:
         raise SchemeError(f"there is no IV scheme {name!r}: there are {', '.join(sorted(_registry))}")
     return found

@@ -420,10 +420,28 @@ def test_a_scheme_of_ones_own_is_compared_like_the_others() -> None:
         ({"size": "64KiB"}, ExperimentError, "65536 bytes: take 262144 to 2097152"),
         ({"size": "3MiB"}, ExperimentError, "take 262144"),
         ({"size": 300000}, ExperimentError, "multiples of 65536"),
+        ({"seed": -1}, ExperimentError, "seed -1: take a whole number, 0 or more"),
+        ({"seed": 1.5}, ExperimentError, r"seed 1\.5: take a whole number"),
+        ({"rounds": 0}, ExperimentError, "0 rounds: take a whole number, 1 or more"),
+        ({"schemes": "xy"}, SchemeError, "no IV scheme 'xy'"),
+        ({"schemes": []}, ExperimentError, "no schemes: name some"),
+        ({"experiments": "costs"}, ExperimentError, "'costs' is no group of experiments"),
+        ({"experiments": []}, ExperimentError, "no experiments: take some of secrecy"),
     ],
 )
-def test_what_there_is_not_is_refused(
-    arguments: dict[str, Any], error: type[Exception], message: str
+def test_what_there_is_not_is_refused_before_anything_runs(
+    arguments: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
+    steps: list[str] = []
     with pytest.raises(error, match=message):
-        run(**arguments)
+        run(**arguments, folder=tmp_path, progress=lambda what, done, total: steps.append(what))
+    assert not steps
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_name_may_stand_alone() -> None:
+    made = run("xe", "tampering", size="256KiB")
+    (row,) = made["schemes"]
+    assert row["name"] == "xe/aes-xe-128"
+    assert list(row["cells"]) == ["relocation", "replay", "flips"]
+    assert made["settings"]["experiments"] == ["tampering"]

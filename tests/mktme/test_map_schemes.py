@@ -809,6 +809,14 @@ def test_metadata_is_counted_to_the_page() -> None:
         mktme.metadata_bytes("random", PAGE, unit=64)
 
 
+@pytest.mark.parametrize("name", [[], {}, None, 7])
+def test_a_scheme_that_isnt_named_by_text_is_refused(laboratory: Laboratory, name: Any) -> None:
+    before = laboratory.state()
+    with pytest.raises(SchemeError, match=r"there is no IV scheme .*: there are .*pmem-line"):
+        laboratory.controller.map(0, PAGE, laboratory.keyids["aes-xts-128"], iv=name)
+    assert laboratory.state() == before
+
+
 def test_a_keyid_without_a_key_is_refused_with_any_scheme(laboratory: Laboratory) -> None:
     before = laboratory.state()
     with pytest.raises(KeyIDError, match="KeyID 40 holds no key: program one first"):

@@ -88,7 +88,7 @@ def reuse(found: Evidence) -> Grade:
         return BREAKS, "past 2 TiB"
     if "birthday" in found:
         pairs = found["birthday"]["counted_pairs"]
-        return COSTS, f"{sum(pairs) / len(pairs):.0f} pairs of files"
+        return COSTS, f"{sum(pairs) / len(pairs):.0f} pairs"
     if found["repeated"]:
         return COSTS, f"{found['repeated'] / found['units']:.0%} of units"
     return GOOD, "none"

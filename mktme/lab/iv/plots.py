@@ -10,6 +10,7 @@ from mktme.lab.iv.matrix import ATTACKS, BREAKS, COLUMNS, COSTS, GOOD
 
 # Colours that stay apart for the colour-blind (Okabe and Ito 2008), and a sign in each cell.
 COLOURS = {GOOD: "#009E73", COSTS: "#F0E442", BREAKS: "#D55E00"}
+DIGITS = 0.02  # of the width of the axes: a scheme's number, with air
 SIGNS = {GOOD: "+", COSTS: "~", BREAKS: "\u00d7"}
 
 
@@ -17,22 +18,29 @@ class PlotError(MktmeError, ImportError):
     """matplotlib isn't installed."""
 
 
+def require() -> None:
+    """Raises PlotError if matplotlib isn't installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise PlotError("plots need matplotlib: pip install 'mktme[plot]'") from None
+
+
 def save(outcome: dict[str, Any], folder: Path) -> list[Path]:
     """Write the figures that the results have data for, as PNG; returns their paths.
 
     Raises PlotError if matplotlib isn't installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PlotError("plots need matplotlib: pip install 'mktme[plot]'") from None
+    require()
+    from matplotlib.figure import Figure
+
     folder.mkdir(parents=True, exist_ok=True)
     rows, made = outcome["schemes"], []
     cells = rows[0]["cells"] if rows else {}
     drawers = {
-        "matrix.png": (_matrix, bool(cells)),
-        "cost-protection.png": (_protection, "cost" in cells and any(c in cells for c in ATTACKS)),
-        "bit-flips.png": (_bit_flips, "bit flips" in cells),
+        "matrix.png": (draw_matrix, bool(cells)),
+        "cost-protection.png": (draw_protection, "cost" in cells and any(c in cells for c in ATTACKS)),
+        "bit-flips.png": (draw_bit_flips, "bit flips" in cells),
     }
     for name, (draw, possible) in drawers.items():
         if possible:
@@ -43,7 +51,8 @@ def save(outcome: dict[str, Any], folder: Path) -> list[Path]:
     return made
 
 
-def _matrix(figure: Any, rows: list[dict[str, Any]]) -> None:
+def draw_matrix(figure: Any, rows: list[dict[str, Any]]) -> None:
+    """Schemes by experiments: a coloured square with a sign for each grade."""
     columns = [c for c in COLUMNS if c in rows[0]["cells"]]
     figure.set_size_inches(3.2 + 0.5 * len(columns), 2 + 0.27 * len(rows))
     axes = figure.add_subplot()
@@ -61,7 +70,7 @@ def _matrix(figure: Any, rows: list[dict[str, Any]]) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     legend = "   ".join(f"{SIGNS[grade]} {grade}" for grade in COLOURS)
-    axes.set_xlabel(f"IV schemes by experiment:   {legend}", fontsize=9)
+    figure.supxlabel(legend, fontsize=9)
 
 
 def _square(x: int, y: int, colour: str) -> Any:
@@ -70,34 +79,55 @@ def _square(x: int, y: int, colour: str) -> Any:
     return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, facecolor=colour, edgecolor="none", alpha=0.85)
 
 
-def _protection(figure: Any, rows: list[dict[str, Any]]) -> None:
-    """Dots that may lie on each other have the numbers of their schemes, which a list names."""
-    figure.set_size_inches(11, 6.5)
-    axes, names = figure.subplots(1, 2, width_ratios=(3, 1))
-    dots: dict[tuple[int, float], list[int]] = {}
+def draw_protection(figure: Any, rows: list[dict[str, Any]]) -> None:
+    """A dot for each scheme, over it its number, which a list names.
+
+    Numbers of dots at one height that would lie on each other are stacked.
+    """
+    count = sum(c in rows[0]["cells"] for c in ATTACKS)
+    dots: dict[int, list[tuple[float, int]]] = {}
     for number, row in enumerate(rows, 1):
         cells = row["cells"]
         resisted = sum(cells[c]["grade"] != BREAKS for c in ATTACKS if c in cells)
         ratio = min(cells["cost"]["evidence"][f"{way}_ratio"] for way in ("read", "write"))
-        dots.setdefault((resisted, round(ratio / 0.06) * 0.06), []).append(number)
-    for (resisted, ratio), numbers in dots.items():
-        axes.plot(ratio, resisted, "o", color="#0072B2")
-        text = "\n".join(map(str, numbers))
-        above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-        axes.annotate(text, (ratio, resisted), **above)
-    count = sum(c in rows[0]["cells"] for c in ATTACKS)
+        dots.setdefault(resisted, []).append((ratio, number))
+    right = 1.05 * max(ratio for row in dots.values() for ratio, _ in row)
+    stacks = {resisted: _stack(sorted(row), right * DIGITS) for resisted, row in dots.items()}
+    highest = max(level for stack in stacks.values() for _, _, level in stack)
+    lowest = min(dots)
+    band = (24 + 9 * highest) / 72  # inches from one count of attacks to the next
+    figure.set_size_inches(11, max(6.5, 0.25 * len(rows), 1 + band * (count - lowest + 1.5)))
+    axes, names = figure.subplots(1, 2, width_ratios=(3, 1))
+    for resisted, stack in stacks.items():
+        for ratio, number, level in stack:
+            axes.plot(ratio, resisted, "o", color="#0072B2", markersize=5, alpha=0.7)
+            above = {"xytext": (0, 5 + 9 * level), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(str(number), (ratio, resisted), fontsize=7, **above)
     axes.set_xlabel("speed against pmem-line with AES-128-XTS (the slower of reading and writing)")
-    axes.set_ylabel(f"attacks and observations that found nothing, of {count}")
-    axes.set_xlim(left=0)
-    axes.set_ylim(top=count)
+    axes.set_ylabel(f"attacks and observations that break nothing, of {count}")
+    axes.set_xlim(-0.03 * right, right)
+    axes.set_ylim(lowest - 0.5, max(count + 0.3, max(dots) + 1))
+    axes.set_yticks(range(lowest, count + 1))
     axes.grid(alpha=0.3)
     listed = "\n".join(f"{number:2}  {row['name']}" for number, row in enumerate(rows, 1))
     names.text(0, 1, listed, va="top", fontsize=8, family="monospace")
     names.axis("off")
 
 
-def _bit_flips(figure: Any, rows: list[dict[str, Any]]) -> None:
-    figure.set_size_inches(8, 1.5 + 0.28 * len(rows))
+def _stack(dots: list[tuple[float, int]], apart: float) -> list[tuple[float, int, int]]:
+    """Dots from left to right as (x, number, level): numbers of one level are `apart` or more."""
+    ends: list[float] = []  # of each level: where its last number lies
+    made = []
+    for x, number in dots:
+        level = next((n for n, end in enumerate(ends) if x - end >= apart), len(ends))
+        ends[level : level + 1] = [x]
+        made.append((x, number, level))
+    return made
+
+
+def draw_bit_flips(figure: Any, rows: list[dict[str, Any]]) -> None:
+    """A bar for each scheme: bits that change in the written lines and elsewhere."""
+    figure.set_size_inches(8, 2.2 + 0.28 * len(rows))
     axes = figure.add_subplot()
     names = [row["name"] for row in rows]
     found = [row["cells"]["bit flips"]["evidence"] for row in rows]
@@ -107,11 +137,14 @@ def _bit_flips(figure: Any, rows: list[dict[str, Any]]) -> None:
     axes.axvline(100 * found[0]["plain"], color="black", linestyle="--", label="plaintext")
     for at, text in ((12, "12% plain"), (24, "24% DEUCE"), (50, "50% encrypted")):
         axes.axvline(at, color="grey", linewidth=0.8, linestyle=":")
-        axes.text(at, -0.9, text, fontsize=6, color="grey", ha="right" if at == 12 else "left")
+        side = "right" if at == 12 else "left"
+        above = {"xytext": (0, 2), "textcoords": "offset points", "fontsize": 6, "ha": side}
+        axes.annotate(text, (at, 1), xycoords=("data", "axes fraction"), color="grey", **above)
     axes.set_xscale("symlog", linthresh=100)
     marks = (0, 25, 50, 75, 100, 200, 400)
     axes.set_xticks(marks, [f"{mark}%" for mark in marks])
     axes.set_xlabel("bits that change, of the bits of the written lines (dotted: published, ASPLOS 2015)")
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.margins(y=0.5 / len(rows))
+    figure.legend(fontsize=7, loc="outside lower center", ncols=3)

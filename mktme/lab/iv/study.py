@@ -26,7 +26,7 @@ EXPERIMENTS = ("secrecy", "tampering", "operations", "limits", "cost")
 
 
 class ExperimentError(MktmeError, ValueError):
-    """An experiment that doesn't exist, or data that it can't run on."""
+    """An experiment that doesn't exist, or settings and data that it can't run with."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Inputs:
 
 
 def run(
-    schemes: Iterable[str] | None = None,
-    experiments: Iterable[str] = EXPERIMENTS,
+    schemes: str | Iterable[str] | None = None,
+    experiments: str | Iterable[str] = EXPERIMENTS,
     *,
     size: Size = "1MiB",
     seed: int = 1,
@@ -52,22 +52,34 @@ def run(
 ) -> dict[str, Any]:
     """Run groups of experiments on IV schemes (by default all that are registered).
 
-    `size`: bytes of real data, of the standard library's files and of a SQLite database made from
-    them, 64 KiB to 2 MiB, whole pages of 64 KiB. `folder`: where images lie meanwhile.
+    `schemes`, `experiments`: names, or one name. `size`: bytes of real data, of the standard
+    library's files and of a SQLite database made from them, 256 KiB to 2 MiB in multiples of
+    64 KiB. `seed`: of the database's changes and the attacks, 0 or more. `rounds`: turns of each
+    scheme when speed is measured. `folder`: where images lie meanwhile.
 
     Returns plain data: "schema", "machine", "settings" and "schemes",
     a list with, for each scheme and cipher, its name, properties and "cells": for each experiment
     a "grade" (good, costs, breaks), a "text" of a few words and the "evidence" it comes from.
+    Equal settings give equal results but for what is timed, and for the averages of the scheme
+    "random", whose IVs the operating system draws.
 
-    Raises ExperimentError, SchemeError for what there isn't.
+    Raises ExperimentError, SchemeError for what there isn't, before anything runs.
     """
-    chosen, count = tuple(experiments), parse_size(size)
+    chosen, count = _names(experiments), parse_size(size)
     for name in chosen:
         if name not in EXPERIMENTS:
             raise ExperimentError(f"{name!r} is no group of experiments: {', '.join(EXPERIMENTS)}")
+    if not chosen:
+        raise ExperimentError(f"no experiments: take some of {', '.join(EXPERIMENTS)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ExperimentError(f"seed {seed!r}: take a whole number, 0 or more")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ExperimentError(f"{rounds!r} rounds: take a whole number, 1 or more")
     if not SMALL * 4 <= count <= SLOT or count % SMALL:
         raise ExperimentError(f"{count} bytes: take {SMALL * 4} to {SLOT} bytes, in multiples of {SMALL}")
-    who = subjects(None if schemes is None else list(schemes))
+    who = subjects(None if schemes is None else list(_names(schemes)))
+    if not who:
+        raise ExperimentError("no schemes: name some, or None for all that are registered")
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mktme-", dir=folder or _shared_memory()) as inside:
         place = Path(inside)
@@ -82,6 +94,10 @@ def run(
         },
         "schemes": rows,
     }  # fmt: skip
+
+
+def _names(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _rows(who: list[Subject], chosen: tuple[str, ...], inputs: Inputs, progress: Progress) -> list[Any]:
