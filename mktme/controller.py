@@ -278,10 +278,6 @@ class Controller:
             self._map.remove(region)
             region.retire()
 
-    def _near(self, address: int, length: int) -> list[Region]:
-        with self._lock:
-            return self._map.near(address, length)
-
     def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
         """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""
         with self._lock:
@@ -325,15 +321,19 @@ class Controller:
     def write(self, address: int, data: Any) -> None:
         """Write a contiguous buffer to any range, encrypted page by page as the map says.
 
-        Raises as `read`, and pmem.ReadOnlyDevice, DeviceFull; nothing is written then.
+        Raises as `read`, pmem.ReadOnlyDevice, DeviceFull, and MappingError for a range in which a
+        region keeps its metadata; nothing is written then.
         """
         source = buffer_bytes(data)
         address, _ = check_range(address, source.size, self.size, "device")
         media = self.device.mapping()
         source = _apart(source, media)
         if source.size:
+            with self._lock:
+                self._map.check_beside(address, address + source.size)
+                near = self._map.near(address, source.size)
             self.device.reserve(address, source.size)
-            for region in self._near(address, source.size):
+            for region in near:
                 first, last = max(address, region.address), min(address + source.size, region.end)
                 if region.metadata and first < last:
                     region.reserve(first, last - first)
@@ -400,15 +400,21 @@ class Controller:
 
         Of several lines for one address the last stays.
 
-        Raises as `read_lines`, and pmem.ReadOnlyDevice, DeviceFull; nothing is written then.
+        Raises as `read_lines`, pmem.ReadOnlyDevice, DeviceFull, and MappingError for lines in which
+        a region keeps its metadata; nothing is written then.
         """
         index = line_addresses(addresses, self.size)
         data = line_array(lines, index.size)
+        low, high = (int(index.min()), int(index.max())) if index.size else (0, 0)
+        with self._lock:
+            near = self._map.near(low, high + LINE - low)
+            for begin, end, _ in self._map.beside(low, high + LINE):
+                for at in index[(index >= np.uint64(begin)) & (index < np.uint64(end))][:1].tolist():
+                    self._map.check_beside(at, at + LINE)
         media, base = self.device.mapping(), self.device.base
         data = _apart(data, media)
         self.device.reserve_lines(index)
-        low, high = (int(index.min()), int(index.max())) if index.size else (0, 0)
-        for area in self._near(low, high + LINE - low):
+        for area in near:
             if area.metadata:
                 within = (index >= np.uint64(area.address)) & (index < np.uint64(area.end))
                 area.reserve_lines(index[within])

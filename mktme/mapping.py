@@ -50,7 +50,7 @@ class Mapping:
                     f"{scheme.name} needs the {'nonce' if name in known.HALVES else name} of a data unit, "
                     f"and the memory controller doesn't know it: {known.how_to_give(name)}"
                 )
-            if "address" in name and values.get(name, 0) % made.unit:
+            if known.is_address(name) and values.get(name, 0) % made.unit:
                 raise SchemeError(
                     f"{name} = {values[name]} is not a multiple of the data unit, {made.unit} bytes"
                 )
@@ -79,7 +79,7 @@ class Mapping:
     @property
     def words(self) -> int:
         """The 64-bit words of the range's IVs. Raises SchemeError for what a user's scheme returns."""
-        return self.binding.words if self.scheme.own else self.scheme.words
+        return self.scheme.words if self.direct else self.binding.words
 
     @property
     def binding(self) -> Binding:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
+from operator import itemgetter
 
 from mktme.errors import MappingError
 from mktme.region import Region
@@ -16,7 +17,7 @@ class PageMap:
         self._size = size
         self._starts: list[int] = []  # in two parallel lists
         self._regions: list[Region] = []
-        self._beside: list[tuple[int, int, Region]] = []  # the ranges of metadata
+        self._beside: list[tuple[int, int, Region]] = []  # where metadata begins and ends, in order
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -48,12 +49,23 @@ class PageMap:
                     f"bytes {first} to {last - 1} overlap a region at {region.address} to {region.end - 1} "
                     f"(KeyID {region.keyid}): unmap it first"
                 )
-        for begin, end, region in self._beside:
-            if first < end and begin < last:
-                raise MappingError(
-                    f"bytes {first} to {last - 1} overlap the metadata, bytes {begin} to {end - 1}, of the "
-                    f"region at {region.address} (KeyID {region.keyid}): unmap it first"
-                )
+        self.check_beside(first, last)
+
+    def check_beside(self, first: int, last: int) -> None:
+        """Refuse a range that overlaps a region's metadata. Raises MappingError."""
+        for begin, end, region in self.beside(first, last):
+            raise MappingError(
+                f"bytes {first} to {last - 1} overlap the metadata, bytes {begin} to {end - 1}, of the "
+                f"region at {region.address} (KeyID {region.keyid}): unmap it first"
+            )
+
+    def beside(self, first: int, last: int) -> list[tuple[int, int, Region]]:
+        """Where metadata lies that overlaps a range: its begin, its end, its region."""
+        if not self._beside:  # as in most maps, and every write asks
+            return []
+        low = bisect_right(self._beside, first, key=itemgetter(0))
+        high = bisect_left(self._beside, last, key=itemgetter(0))
+        return [entry for entry in self._beside[max(0, low - 1) : high] if first < entry[1]]
 
     def insert(self, region: Region) -> None:
         """Add a region whose ranges are free."""
@@ -61,7 +73,7 @@ class PageMap:
         self._starts.insert(at, region.address)
         self._regions.insert(at, region)
         if region.metadata:
-            self._beside.append((*region.metadata, region))
+            insort(self._beside, (*region.metadata, region), key=itemgetter(0))
 
     def remove(self, region: Region) -> None:
         """Remove a region. Raises MappingError if it isn't in this map."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import carray
 from numba.core import types
-from numba.core.errors import NumbaError
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from mktme.crypto.cipher import Words
@@ -32,8 +32,9 @@ from mktme.iv.scheme import Scheme
 SIGNATURE = types.void(*[types.int64] * 4)
 BATCH = 128  # units whose IVs are made at a time
 ROOM = Pack(512, BATCH // 2)  # scratch for four words a unit
-KEPT = 8192  # units for which the array of a coordinate that stays is kept
+KEPT = 16384  # units for which the array of a coordinate that stays is kept
 SAMPLE = 1024  # units at either end of a range on which a user's scheme is tried
+NO_RAISING = "it can raise an exception (divides by 0, leaves a table ...), and a kernel can't stop for one"
 
 
 class Compiled:
@@ -63,22 +64,37 @@ class Compiled:
 def compile_scheme(scheme: Scheme) -> Compiled:
     """Compile a scheme, once in a process.
 
+    A user's that could raise is left to numpy: a kernel has no way to stop for an exception of
+    the function that it calls.
+
     Raises SchemeError if it compiles but returns anything but two or four integers.
     """
-    function = numba.njit(nogil=True, error_model="numpy")(scheme.iv)
     if not scheme.own:  # known to compile, so the disk's copy will do
+        function = numba.njit(nogil=True, error_model="numpy")(scheme.iv)
         return Compiled(scheme, function, scheme.words)
     try:
+        function = numba.njit(nogil=True, boundscheck=True)(scheme.iv)
         function.compile((types.int64,) * len(scheme.coordinates))
         returned = function.nopython_signatures[0].return_type
-    except (NumbaError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # Numba's own, and whatever its compiler stumbles over
         lines = [text.strip() for text in str(error).splitlines()[1:] if text.strip()]
         return Compiled(scheme, None, 0, (lines[0] if lines else type(error).__name__)[:120])
     if not isinstance(returned, types.Integer | types.Float) and not hasattr(returned, "__iter__"):
         raise SchemeError(f"{scheme.name} returns {returned}: return a tuple, the words of the IV")
     parts = list(returned) if hasattr(returned, "__iter__") else [returned]
     check_words(scheme, len(parts), [str(t) for t in parts if not isinstance(t, types.Integer)])
+    if _can_raise(function):
+        return Compiled(scheme, None, 0, NO_RAISING)
     return Compiled(scheme, function, len(parts))
+
+
+def _can_raise(function: Any) -> bool:
+    """Whether a way through a compiled function ends in an exception: else all return status 0."""
+    made = function.overloads[function.signatures[0]]
+    module = llvm.parse_assembly(made.library.get_llvm_str())
+    blocks = module.get_function(made.fndesc.llvm_func_name).blocks
+    returns = [str(i).strip() for block in blocks for i in block.instructions if i.opcode == "ret"]
+    return returns != ["ret i32 0"] * len(returns)
 
 
 @intrinsic
@@ -94,9 +110,8 @@ def pointer_to(typing: Any, to: Any) -> Any:
 def check_words(scheme: Scheme, count: int, wrong: list[str]) -> None:
     """Refuse what isn't the words of an IV: how many there are, and the types that aren't integers."""
     if wrong:
-        raise SchemeError(
-            f"{scheme.name} returns {wrong[0]}: the words of an IV are integers, made with //, not /"
-        )
+        how = ", made with //, not /" if wrong[0].startswith("float") else ""
+        raise SchemeError(f"{scheme.name} returns {wrong[0]}: the words of an IV are integers{how}")
     if count not in (2, 4):
         raise SchemeError(f"{scheme.name} returns {count} words: an IV has two of 64 bits, or four")
 
@@ -140,7 +155,9 @@ def _fill(scheme: Scheme, iv: Any, made: int, width: int) -> Any:
                     values = tuple_setitem(values, k, bases[k] + steps[k] * i)
                 put(iv(*values), out, i)
 
-    variant = None if scheme.own else (scheme.name, width, digest())
+    variant = None  # a function of the project is known by its name, whatever its scheme is called
+    if not scheme.own:
+        variant = (scheme.iv.__module__, scheme.iv.__qualname__, arity, made, width, digest())
     return callback(fill if arity else constant, SIGNATURE, variant)
 
 
@@ -195,16 +212,12 @@ class Binding:
 
     @property
     def words(self) -> int:
-        """The words of the IVs that the scheme makes; a user's own is asked by trying it."""
-        if not self.scheme.own:
-            return self.scheme.words
-        if self._compiled.reason:
-            values = [self._running(k, 0, 1) for k in range(len(self._starts))]
-            made: Any = self.scheme.iv(*values)
-            count = len(made) if isinstance(made, tuple | list) else 1
-            check_words(self.scheme, count, [])
-            return count
-        return self._compiled.made
+        """The words of the IVs that the scheme makes; one on numpy is asked by trying it."""
+        if not self._compiled.reason:
+            return self._compiled.made
+        count = len(self._words([self._running(k, 0, 1) for k in range(len(self._starts))]))
+        check_words(self.scheme, count, [])
+        return count
 
     def plan(self, width: int) -> tuple[int, int] | None:
         """The addresses of the fill function and its table; None for a scheme on numpy arrays."""
@@ -212,7 +225,10 @@ class Binding:
         return (fill, self._at) if fill else None
 
     def ivs(self, first: int, n: int, width: int) -> Words:
-        """The IVs of n units from number `first` on: (n, width) uint64."""
+        """The IVs of n units from number `first` on: (n, width) uint64.
+
+        Raises SchemeError for what a user's function raises or returns.
+        """
         out = np.empty((n, width), np.uint64)
         fill = self._compiled.fill(width)
         if fill:
@@ -222,7 +238,10 @@ class Binding:
         return out
 
     def at(self, numbers: Words, width: int, **state: Words) -> Words:
-        """The IVs of units of any numbers: (n, width) uint64; `state` has what the scheme keeps."""
+        """The IVs of units of any numbers: (n, width) uint64; `state` has what the scheme keeps.
+
+        Raises as `ivs`.
+        """
         out = np.empty((numbers.size, width), np.uint64)
         fill = self._compiled.fill(width)
         if not fill:
@@ -264,9 +283,8 @@ class Binding:
 
     def _call(self, values: list[Words], out: Words) -> None:
         """The scheme on arrays of coordinates, into `out`."""
-        made: Any = self.scheme.iv(*values)
         n = len(out)
-        words = [self._word(word, n) for word in (made if isinstance(made, tuple | list) else [made])]
+        words = [self._word(word, n) for word in self._words(values)]
         check_words(self.scheme, len(words), [])
         if len(words) > out.shape[1]:
             raise SchemeError(f"{self.scheme.name} makes IVs of 32 bytes, and the cipher takes 16")
@@ -276,6 +294,18 @@ class Binding:
         out[:, len(words) :] = 0
         for column, word in zip(out.T, words, strict=False):
             column[:] = word
+
+    def _words(self, values: list[Words]) -> list[Any] | tuple[Any, ...]:
+        """What the scheme returns for arrays of coordinates, word by word."""
+        try:
+            with np.errstate(divide="raise"):
+                made: Any = self.scheme.iv(*values)
+        except Exception as error:
+            raise SchemeError(
+                f"{self.scheme.name} raised {type(error).__name__} on arrays of its coordinates: {error} "
+                f"(it isn't compiled: {self._compiled.reason})"
+            ) from error
+        return made if isinstance(made, tuple | list) else (made,)
 
     def _word(self, word: Any, n: int) -> Any:
         """What the scheme returned for a word, as n words side by side."""

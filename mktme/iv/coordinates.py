@@ -50,6 +50,11 @@ def step(name: str, unit: int) -> int:
     return unit // every if every else 0
 
 
+def is_address(name: str) -> bool:
+    """Whether a coordinate counts bytes, so that those of data units are multiples of their size."""
+    return COORDINATES.get(name, ("", 0))[1] == BYTES
+
+
 def given(values: Mapping[str, Any]) -> dict[str, int]:
     """Coordinates as a caller gave them, as integers; `nonce`, 16 bytes, becomes its two halves.
 

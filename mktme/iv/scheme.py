@@ -17,6 +17,7 @@ It is used by its name from then on: `controller.map(..., iv="tenant-line", tena
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class Scheme:
     SHA-256 of the key ("essiv") or the key ("eboiv"). `bits`: how long its coordinates may be
     (Linux refuses longer ones where IVs would repeat). `state`: what it keeps beside the data
     ("random", "global", "split", "deuce"). `file_key`: every file has a key of its own. `own`:
-    registered by a user.
+    a user's, as is every scheme whose function isn't one of this package.
     """
 
     name: str
@@ -64,6 +65,10 @@ class Scheme:
     bits: int = 64
     own: bool = False
 
+    def __post_init__(self) -> None:
+        if not _is_ours(self.iv):
+            object.__setattr__(self, "own", True)
+
     def iv_bytes(self, **coordinates: int) -> bytes:
         """One unit's IV, before it is sealed. Raises SchemeError if a coordinate is missing."""
         missing = [name for name in self.coordinates if name not in coordinates]
@@ -79,6 +84,13 @@ class Scheme:
 
         reason = compile_scheme(self).reason
         return f"numpy: {reason}" if reason else "compiled"
+
+
+def _is_ours(function: Function) -> bool:
+    """Whether a function is one of this package's, by what its module holds: names can be borrowed."""
+    module = getattr(function, "__module__", None) or ""
+    held = getattr(sys.modules.get(module), getattr(function, "__name__", ""), None)
+    return module.startswith("mktme.iv.") and held is function
 
 
 _registry: dict[str, Scheme] = {}
@@ -105,7 +117,12 @@ def define(name: str, *, unit: int = 64, source: str = "a user's own") -> Callab
     It returns two words for an IV of 16 bytes (four for 32), made from its arguments by integer
     arithmetic. It is compiled by Numba if that can, with 64-bit signed integers; else it is called
     with one uint64 array for each coordinate that it names, a chunk of units at a time, and
-    returns uint64 arrays of the same shape (`mktme.iv.schemes()[name].runs` says which, and why).
+    returns uint64 arrays of the same shape (`mktme.iv.schemes()[name].runs` says which, and why). A
+    function that can raise an exception, divide by a coordinate that is 0 or leave a table isn't
+    compiled, since a kernel can't stop for it: on numpy the exception is a SchemeError. It refuses a
+    mapping, whose first and last units are tried, and a write before its first byte if that has whole
+    units, 16384 of them at most, and less than 8 MiB; of another one, and of scattered lines, what was
+    encrypted before stays written.
     `unit` is the usual size of its data unit, in bytes. Its docstring's first line is its summary.
     Coordinates that aren't the project's (`mktme.iv.COORDINATES`) are constants that `map` is
     given by their name.

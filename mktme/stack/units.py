@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mktme.crypto.cipher import LINE, Bytes, Cipher, Lines, PartCipher, PlannedCipher, Words
 from mktme.crypto.runs import CHUNK as LINES
 from mktme.crypto.runs import LineAccess, partly_covered, row_chunks, run_chunks
+from mktme.errors import SchemeError
 from mktme.iv.compiled import Binding
 from mktme.stack.turns import Turns
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mktme.stack.integrity import LineMacs
 
 NO_TURN = nullcontext()
-CHUNK = 8192  # units whose IVs are made at a time, where the kernel doesn't make them itself
+CHUNK = 16384  # units whose IVs are made at a time, where the kernel doesn't make them itself
 
 
 class UnitCipher:
@@ -49,7 +50,12 @@ class UnitCipher:
         done, step = 0, CHUNK * unit
         while done < to.size:
             count = min(step - skip, to.size - done)
-            ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
+            try:
+                ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
+            except SchemeError as error:
+                if back or not done:
+                    raise
+                raise SchemeError(f"{error}; the request's first {done} bytes are written") from error
             part = slice(done, done + count)
             self._cipher.units(back, unit, ivs, source[part], to[part], skip, to.size)
             done, first, skip = done + count, first + (skip + count) // unit, 0

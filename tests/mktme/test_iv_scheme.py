@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+import pmem
 from mktme import Controller, IvReuseWarning, Key, SchemeError, iv
 from mktme.iv.compiled import Binding
 
@@ -506,9 +511,158 @@ def test_an_error_of_ones_own_function_leaves_nothing_mapped(controller: Control
         raise RuntimeError("not today")
 
     iv.define("ours")(on_arrays(failing))
-    with pytest.raises(RuntimeError, match="not today"):
+    with pytest.raises(SchemeError, match=r"ours raised RuntimeError .*: not today") as caught:
         controller.map(0, 8192, controller.program_key(key), iv="ours")
+    assert isinstance(caught.value.__cause__, RuntimeError)
     assert controller.regions == ()
+
+
+def beyond_a_number(block: Any) -> Any:
+    if block > 77:
+        raise ValueError("too far")
+    return block, 0
+
+
+SHORT = np.arange(256, dtype=np.uint64)
+RAISING: list[tuple[Callable[..., Any], dict[str, int], str]] = [
+    (
+        lambda block, inode: (block // inode, block),
+        {"inode": 0},
+        "FloatingPointError .*divide by",
+    ),
+    (lambda block, inode: (block % inode, block), {"inode": 0}, "FloatingPointError .*divide by"),
+    (lambda block: (SHORT[block], block), {"block": 255}, "IndexError .*index 256 is out of"),
+    (beyond_a_number, {}, "ValueError .*truth value"),
+]
+
+
+@pytest.mark.parametrize(("function", "options", "message"), RAISING)
+def test_a_function_that_can_raise_is_left_to_numpy_and_refused_where_it_does(
+    controller: Controller, key: Key, function: Callable[..., Any], options: dict[str, int], message: str
+) -> None:
+    iv.define("ours")(function)
+    assert iv.schemes()["ours"].runs.startswith("numpy: it can raise an exception")
+    keyid = controller.program_key(key)
+    with pytest.raises(SchemeError, match=f"ours raised {message}"):
+        controller.map(0, 8192, keyid, iv="ours", **{"block": 0, **options})
+    assert controller.regions == ()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda block, inode: (block // 7 + block % 5, inode),
+        lambda block, inode: (SHORT[block & 255] ^ block, inode),
+        lambda block, inode: (block << inode, min(block, inode)),
+    ],
+)
+def test_a_function_that_can_not_raise_is_compiled(function: Callable[..., Any]) -> None:
+    iv.define("ours")(function)
+    scheme = iv.schemes()["ours"]
+    assert scheme.runs == "compiled"
+    made = Binding(scheme, 64, {"block": 250, "inode": 3}).ivs(0, 20, 2)
+    assert made.tobytes() == b"".join(scheme.iv_bytes(block=block, inode=3) for block in range(250, 270))
+
+
+def test_a_function_that_divides_runs_on_numpy_where_it_can(controller: Controller, key: Key) -> None:
+    iv.define("ours")(lambda block, inode: (block // inode, block))
+    region = controller.map(0, 8192, controller.program_key(key), iv="ours", block=90, inode=7)
+    region.write(0, bytes(range(256)) * 32)
+    other = controller.map(8192, 4096, region.keyid, iv="ours", block=90 + 64, inode=7)
+    controller.device.write(8192, controller.device.read(4096, 4096))
+    assert other.read(0, 4096) == bytes(range(256)) * 16
+
+
+def test_a_function_that_fails_within_a_range_leaves_a_write_undone(controller: Controller, key: Key) -> None:
+    def failing(block: Any) -> Any:
+        if 5000 in block:
+            raise LookupError("block 5000")
+        return block, 0
+
+    iv.define("ours")(failing)
+    region = controller.map(0, 1 << 20, controller.program_key(key), iv="ours", block=0)
+    region.write(0, bytes(64 * 5000))
+    before = controller.device.read(0, 1 << 20)
+    with pytest.raises(SchemeError, match=r"ours raised LookupError .*block 5000") as caught:
+        region.write(0, b"x" * (1 << 20))
+    assert "are written" not in str(caught.value)
+    assert controller.device.read(0, 1 << 20) == before
+
+
+def on_blocks(block: Any) -> Any:
+    """Numbers of blocks, but for the block 20000, with which they aren't integers any more."""
+    return (block / 2 if 20000 in block else block), 0
+
+
+def test_a_write_that_is_refused_halfway_says_how_far_it_came(tmp_path: Path) -> None:
+    iv.define("ours")(on_blocks)
+    with pmem.create(tmp_path / "long.img", 1 << 22) as device:
+        controller = Controller(device)
+        keyid = controller.program_key(Key.from_bytes("aes-xts-128", bytes(range(32))))
+        region = controller.map(4096, 2 << 20, keyid, iv="ours", block=0)
+        with pytest.raises(
+            SchemeError, match=r"returns float64: .*; the request's first 1048576 bytes are written"
+        ):
+            region.write(0, b"x" * (2 << 20))
+        assert region.read(0, 1 << 20) == b"x" * (1 << 20)
+        assert device.read(4096 + (1 << 20), 1 << 20) == bytes(1 << 20)
+
+
+def test_only_floats_are_told_of_the_division_that_made_them(controller: Controller, key: Key) -> None:
+    keyid = controller.program_key(key)
+    iv.define("ours")(lambda address: (address > 5, address))
+    with pytest.raises(SchemeError, match=r"ours returns bool: the words of an IV are integers$"):
+        controller.map(0, 8192, keyid, iv="ours")
+    iv.define("ours arrays")(lambda address: (SHORT, address))
+    with pytest.raises(SchemeError, match=r"ours arrays returns .*array.*: the words of an IV are integers$"):
+        controller.map(0, 8192, keyid, iv="ours arrays")
+
+
+def test_a_coordinate_is_an_address_by_what_it_is_and_not_by_its_name(
+    controller: Controller, key: Key
+) -> None:
+    iv.define("ours")(named("addressee"))
+    region = controller.map(0, 8192, controller.program_key(key), iv="ours", addressee=77)
+    region.write(0, bytes(8192))
+    assert region.read(64, 64) == bytes(64)
+    with pytest.raises(SchemeError, match="system_address = 77 is not a multiple of the data unit, 64 bytes"):
+        controller.map(8192, 8192, region.keyid, iv="spa-line", system_address=77)
+
+
+REGISTERED = """
+from mktme import iv
+from mktme.iv.compiled import Binding
+
+def theirs(address):
+    return address + 1000, {word}
+
+theirs.__module__, theirs.__name__, theirs.__qualname__ = "mktme.iv.address", "pmem_line", "pmem_line"
+iv.register(iv.Scheme("theirs", 64, ("address",), theirs, "of a program", "there"))
+print(iv.schemes()["theirs"].own, Binding(iv.find("theirs"), 64, {{"address": 64}}).ivs(0, 2, 2).tolist())
+"""
+
+
+def test_schemes_of_two_programs_with_one_name_share_no_machine_code(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+    def run(word: int) -> str:
+        command = [sys.executable, "-c", REGISTERED.format(word=word)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert run(5) == "True [[1064, 5], [1128, 5]]"
+    assert run(6) == "True [[1064, 6], [1128, 6]]"
+
+
+def test_only_functions_of_the_project_are_its_own() -> None:
+    assert not any(scheme.own for name, scheme in iv.schemes().items() if name in FORMULAS)
+    ours = iv.register(iv.Scheme("ours", 64, ("address",), tenant_line, "of a test", "here"))
+    assert ours.own
+    iv.unregister("ours")
 
 
 def test_a_region_goes_on_after_its_scheme_was_unregistered(controller: Controller, key: Key) -> None:

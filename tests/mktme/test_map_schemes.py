@@ -781,6 +781,29 @@ def test_metadata_that_is_missing_or_in_the_way_is_refused_with_nothing_changed(
     assert laboratory.state() == before
 
 
+def test_writing_through_the_controller_never_reaches_metadata(laboratory: Laboratory) -> None:
+    controller, first = laboratory.controller, laboratory.metadata
+    laboratory.region.write(0, b"kept")
+    before = controller.device.read(0, controller.size)
+    message = rf"overlap the metadata, bytes {first} to {first + 2 * PAGE - 1}, of the region at {8 * PAGE}"
+    for address, length in ((first, 1), (first - 1, 2), (LAST + PAGE - 1, 1), (0, controller.size)):
+        with pytest.raises(MappingError, match=message):
+            controller.write(address, b"x" * length)
+    for lines in ([first], [0, first + PAGE, 64], [first - LINE, LAST + PAGE - LINE]):
+        with pytest.raises(MappingError, match=message):
+            controller.write_lines(lines, np.ones((len(lines), LINE), np.uint8))
+    assert controller.device.read(0, controller.size) == before
+    assert controller.read(first, 2 * PAGE) == before[first : first + 2 * PAGE]
+    assert controller.read_lines([first]).tobytes() == before[first : first + LINE]
+    controller.write(first - 100, bytes(100))
+    controller.write_lines([first - LINE, 0], np.ones((2, LINE), np.uint8))
+    controller.device.write(first, before[first : first + 64])
+    assert laboratory.region.read(0, 4) == b"kept"
+    controller.unmap(laboratory.region)
+    controller.write(first, b"free again")
+    controller.write_lines([first + PAGE], np.ones((1, LINE), np.uint8))
+
+
 def test_a_region_can_lie_next_to_others_and_to_their_metadata(laboratory: Laboratory) -> None:
     for address, length in ((6 * PAGE, 2 * PAGE), (10 * PAGE, PAGE), (laboratory.metadata - PAGE, PAGE)):
         laboratory.map("aes-xts-128", "pmem-line", address=address, length=length)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mktme.crypto.algorithms import ALGORITHMS
 from mktme.errors import SchemeError
 from mktme.iv import Scheme, find, schemes
+from mktme.iv.compiled import Binding
+from pmem.geometry import PAGE
 
 # The cipher of a scheme where it was designed for one or is known by one; a name may be there twice.
 PAIRS = (
@@ -62,7 +64,7 @@ class Subject:
 def subjects(names: list[str] | None = None) -> list[Subject]:
     """The subjects of some schemes, by default of all that are registered.
 
-    Raises SchemeError for a name that is not registered.
+    Raises SchemeError for a name that is not registered, or what a user's function returns.
     """
     wanted = list(schemes()) if names is None else list(dict.fromkeys(names))
     made = []
@@ -70,7 +72,8 @@ def subjects(names: list[str] | None = None) -> list[Subject]:
         scheme = find(name)
         ciphers = [cipher for known, cipher in PAIRS if known == name and cipher in ALGORITHMS]
         if scheme.own:
-            ciphers = ["aes-xts-128"] if scheme.words == 2 else ["adiantum"]
+            words = Binding(scheme, scheme.unit, dict.fromkeys(scheme.coordinates, PAGE)).words
+            ciphers = ["aes-xts-128"] if words == 2 else ["adiantum"]
         if not ciphers:
             raise SchemeError(f"{name} has no cipher to be compared with")
         made += [Subject(scheme, cipher) for cipher in ciphers]
