@@ -106,7 +106,7 @@ def register(scheme: Scheme) -> Scheme:
 
 def unregister(name: str) -> None:
     """Remove a user's own scheme; regions that are mapped with it go on. Raises SchemeError."""
-    if name not in _registry or not _registry[name].own:
+    if not isinstance(name, str) or name not in _registry or not _registry[name].own:
         raise SchemeError(f"there is no IV scheme of your own with the name {name!r}")
     del _registry[name]
 

@@ -140,6 +140,9 @@ def check_explained(name: str, schemes: list[str] | None) -> None:
         raise ExperimentError(f"{name!r} is not compared, so it can't be explained: take {', '.join(known)}")
 
 
+HOW = {"compiled": "The IV's function runs compiled.", "drawn": "IVs are drawn by the operating system."}
+
+
 def show_scheme(outcome: dict[str, Any], name: str, console: Console) -> None:
     """Print the evidence of each cell of a scheme (by its name, or with its cipher)."""
     for row in outcome["schemes"]:
@@ -150,7 +153,7 @@ def show_scheme(outcome: dict[str, Any], name: str, console: Console) -> None:
         console.print(
             Text(
                 f"Source: {row['source']}. Coordinates: {coordinates}. Data unit: {row['unit']} bytes. "
-                f"The IV's function runs {'compiled' if row['runs'] == 'compiled' else 'on arrays'}."
+                + HOW.get(row["runs"], "The IV's function runs on arrays.")
             )
         )
         for column, found in row["cells"].items():

@@ -132,7 +132,7 @@ def _properties(subject: Subject) -> dict[str, Any]:
         "coordinates": list(scheme.coordinates),
         "summary": scheme.summary,
         "source": scheme.source,
-        "runs": scheme.runs,
+        "runs": "drawn" if scheme.state == "random" else scheme.runs,
     }
 
 
