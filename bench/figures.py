@@ -17,9 +17,11 @@ from pathlib import Path
 
 from figure import Figure
 from figures_bulk import bulk, threads
+from figures_files import files
 from figures_kernel import kernels
 from figures_schemes import ciphers, schemes
 from figures_small import scattered, small, starting
+from figures_volume import volumes
 from rich.console import Console
 from rich.table import Table
 
@@ -66,6 +68,8 @@ def main() -> None:
             "start": lambda: starting(folder, rounds),
             "schemes": lambda: schemes(folder, rounds),
             "ciphers": lambda: ciphers(rounds),
+            "volume": lambda: volumes(folder, rounds),
+            "files": lambda: files(folder, rounds),
         }
         figures: list[Figure] = []
         for group, measure in groups.items():

@@ -1,23 +1,31 @@
 """A laboratory for encrypted persistent memory: an MKTME-like memory controller in software."""
 
-from mktme import crypto, iv, pconfig
+from mktme import crypto, fscrypt, iv, pconfig
 from mktme.array import EncryptedArray
 from mktme.controller import Controller
 from mktme.errors import (
     BackendError,
+    BioError,
     CountersExhausted,
+    EncryptedNameError,
     GeneralProtection,
     IvReuseWarning,
     KeyIDError,
     KeyMaterialError,
+    KeyringError,
+    KeyslotBusy,
+    KeyslotTimeout,
     KeyTableFull,
+    KeyUnavailable,
     MappingError,
     MktmeError,
     PoisonError,
+    PolicyError,
     RegionError,
     RegionUnmapped,
     SchemeError,
 )
+from mktme.filesystem import EncryptedFile, FileSystem
 from mktme.keys import Key
 from mktme.mapping import metadata_bytes
 from mktme.region import Region
@@ -26,23 +34,33 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BioError",
     "Controller",
     "CountersExhausted",
     "EncryptedArray",
+    "EncryptedFile",
+    "EncryptedNameError",
+    "FileSystem",
     "GeneralProtection",
     "IvReuseWarning",
     "Key",
     "KeyIDError",
     "KeyMaterialError",
     "KeyTableFull",
+    "KeyUnavailable",
+    "KeyringError",
+    "KeyslotBusy",
+    "KeyslotTimeout",
     "MappingError",
     "MktmeError",
     "PoisonError",
+    "PolicyError",
     "Region",
     "RegionError",
     "RegionUnmapped",
     "SchemeError",
     "crypto",
+    "fscrypt",
     "iv",
     "metadata_bytes",
     "pconfig",

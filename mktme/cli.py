@@ -16,9 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column
 
 from mktme.errors import MktmeError
+from mktme.fscrypt import crypt as fscrypt
+from mktme.fscrypt import modes
+from mktme.fscrypt.settings import KDFS, Settings, from_hex, key_identifier
 from mktme.lab import iv, machine, overhead
+from mktme.lab import paths as file_paths
 from mktme.lab.iv import plots
 from mktme.lab.iv.show import check_explained, show_matrix, show_scheme
+from mktme.lab.paths import plots as path_plots
+from mktme.lab.paths.show import show_paths
 from mktme.lab.show import show_bench
 from mktme.lab.workloads import GROUPS
 from pmem.errors import PmemError
@@ -41,9 +47,15 @@ class OutputError(MktmeError, OSError):
 
 @app.command()
 def bench(
-    size: Annotated[str, typer.Option(help='Bytes of each image, such as "64MiB".')] = "256MiB",
+    size: Annotated[
+        str, typer.Option(help='Bytes of each image ("256MiB"), or with --paths of the file ("64MiB").')
+    ] = "",
     workload: Annotated[
-        list[str] | None, typer.Option(help=f"Only these: {', '.join(GROUPS)} (may be repeated).")
+        list[str] | None,
+        typer.Option(
+            help=f"Only these: {', '.join(GROUPS)}; with --paths {', '.join(file_paths.GROUPS)} "
+            "(may be repeated)."
+        ),
     ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads that the controller may use for a long request.")
@@ -53,8 +65,14 @@ def bench(
     directory: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Where the images lie while it runs.")
     ] = None,
+    paths: Annotated[
+        str, typer.Option(help=f"Compare files on these paths instead: {', '.join(file_paths.PATHS)}.")
+    ] = "",
     json_path: JsonPath = None,
     csv_path: Annotated[Path | None, typer.Option("--csv", help="Write the results as CSV.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --paths: write figures there.")
+    ] = None,
 ) -> None:
     """Measure what encryption costs against a plain memory-mapped file.
 
@@ -62,22 +80,36 @@ def bench(
     reads and writes in order and at random: without encryption, through the memory controller,
     and by hand with the cryptography package, in turns.
 
+    With --paths it compares the places that can encrypt a file: the memory controller (line), an
+    inline crypto engine (inline), fscrypt in software (bounce), and no encryption (none), each on
+    a volume of its own, in time and in bytes copied and encrypted.
+
     For example:
 
     mktme bench --json results.json
 
+    mktme bench --paths bounce,inline,line,none --plot figures
+
     mktme bench --size 64MiB --workload sequential --threads 1
     """
-    count = parse_size(size)
+    count = parse_size(size or ("64MiB" if paths else "256MiB"))
     if count == 0 or count % PAGE:
         raise typer.BadParameter(
             f"{count} bytes are not a positive multiple of the page, {PAGE}", param_hint="--size"
         )
-    groups = tuple(workload or GROUPS)
+    known = file_paths.GROUPS if paths else GROUPS
+    groups = tuple(workload or known)
     for name in groups:
-        if name not in GROUPS:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(GROUPS)}", param_hint="--workload")
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="--workload")
     _check_files({"--json": json_path, "--csv": csv_path})
+    if paths:
+        _bench_paths(_listed(paths), groups, count, seed, rounds, directory, json_path, csv_path, plot)
+        return
+    if plot is not None:
+        raise typer.BadParameter(
+            "there are figures of a comparison of paths only: give --paths", param_hint="--plot"
+        )
     with _progress() as (console, progress):
         outcome = overhead.run(
             count, groups, threads=threads, seed=seed, rounds=rounds, folder=directory, progress=progress
@@ -89,6 +121,35 @@ def bench(
     for path in (json_path, csv_path):
         if path is not None:
             console.print(f"results: {path}", highlight=False)
+
+
+def _bench_paths(
+    names: list[str],
+    groups: tuple[str, ...],
+    size: int,
+    seed: int,
+    rounds: int,
+    folder: Path | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+    plot: Path | None,
+) -> None:
+    if plot is not None:
+        plots.require()
+        _check_folder("--plot", plot)
+    with _progress() as (console, progress):
+        outcome = file_paths.run(
+            names, groups, size=size, seed=seed, rounds=rounds, folder=folder, progress=progress
+        )
+    _write_json(outcome, json_path)
+    if csv_path is not None:
+        file_paths.write_csv(outcome, csv_path)
+    written = [path for path in (json_path, csv_path) if path is not None]
+    if plot is not None:
+        written += path_plots.save(outcome, plot)
+    show_paths(outcome, _console())
+    for path in written:
+        console.print(f"results: {path}", highlight=False)
 
 
 @app.command("compare-iv")
@@ -144,6 +205,84 @@ def compare_iv(
         show_matrix(outcome, _console())
     for path in written:
         console.print(f"results: {path}", highlight=False)
+
+
+@app.command("fscrypt-crypt")
+def fscrypt_crypt(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CIPHER MASTER_KEY", help=f"One of {', '.join(modes.NAMES)}; the key in hexadecimal."
+        ),
+    ],
+    data_unit_index: Annotated[int, typer.Option(help="Index of the first data unit.")] = 0,
+    data_unit_size: Annotated[int, typer.Option(help="Bytes of a data unit.")] = 4096,
+    decrypt: Annotated[bool, typer.Option("--decrypt", help="Decrypt.")] = False,
+    direct_key: Annotated[bool, typer.Option("--direct-key", help="The nonce is in the IV.")] = False,
+    dump_key_identifier: Annotated[
+        bool, typer.Option("--dump-key-identifier", help="Print the key's identifier; takes no CIPHER.")
+    ] = False,
+    enable_hw_kdf: Annotated[
+        bool, typer.Option("--enable-hw-kdf", help="The key is the raw key in a hardware-wrapped one.")
+    ] = False,
+    file_nonce: Annotated[str, typer.Option(help="The file's nonce, 32 hexadecimal digits.")] = "",
+    fs_uuid: Annotated[str, typer.Option(help="The file system's UUID, 32 hexadecimal digits.")] = "",
+    inode_number: Annotated[int, typer.Option(help="The file's inode number.")] = 0,
+    iv_ino_lblk_32: Annotated[
+        bool, typer.Option("--iv-ino-lblk-32", help="The IV is the hashed inode number plus the index.")
+    ] = False,
+    iv_ino_lblk_64: Annotated[
+        bool, typer.Option("--iv-ino-lblk-64", help="The inode number is in the IV.")
+    ] = False,
+    kdf: Annotated[str, typer.Option(help=f"How keys are derived: {', '.join(KDFS)}.")] = "none",
+    mode_num: Annotated[int, typer.Option(help="Number of the encryption mode.")] = 0,
+    padding: Annotated[
+        int | None,
+        typer.Option(help="Fill the last data unit to a multiple of this, not to its full size."),
+    ] = None,
+    use_inlinecrypt_key: Annotated[
+        bool, typer.Option("--use-inlinecrypt-key", help="Encrypt under the inline encryption key.")
+    ] = False,
+) -> None:
+    """Encrypt standard input to standard output as fscrypt does.
+
+    It takes the options of fscrypt-crypt-util, of the Linux file-system test suite, and can take its
+    place there. Like it, it takes the key on the command line, where every user of the machine can
+    read it while it runs: use it for tests, and for images whose key is not secret.
+
+    For example:
+
+    mktme fscrypt-crypt --kdf=HKDF-SHA512 --file-nonce=$NONCE AES-256-XTS $KEY < plain > encrypted
+
+    mktme fscrypt-crypt --dump-key-identifier --kdf=HKDF-SHA512 $KEY
+    """
+    if len(arguments) != (1 if dump_key_identifier else 2):
+        raise typer.BadParameter(
+            "give the key alone with --dump-key-identifier, else a cipher and a key",
+            param_hint="CIPHER MASTER_KEY",
+        )
+    settings = Settings(
+        decrypt=decrypt,
+        data_unit_size=data_unit_size,
+        data_unit_index=data_unit_index,
+        kdf=kdf,
+        mode_num=mode_num,
+        file_nonce=from_hex("--file-nonce", file_nonce) or None,
+        fs_uuid=from_hex("--fs-uuid", fs_uuid) or None,
+        inode_number=inode_number,
+        direct_key=direct_key,
+        iv_ino_lblk_64=iv_ino_lblk_64,
+        iv_ino_lblk_32=iv_ino_lblk_32,
+        enable_hw_kdf=enable_hw_kdf,
+        use_inlinecrypt_key=use_inlinecrypt_key,
+        padding=padding,
+    )
+    if dump_key_identifier:
+        typer.echo(key_identifier(from_hex("the master key", arguments[0]), settings).hex(), nl=False)
+        return
+    key = from_hex("the master key", arguments[1])
+    fscrypt.crypt_stream(arguments[0], key, sys.stdin.buffer, sys.stdout.buffer, settings)
+    sys.stdout.buffer.flush()
 
 
 @app.command()

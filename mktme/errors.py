@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -62,6 +63,26 @@ class PoisonError(MktmeError, OSError):
         return type(self), (str(self), self.line)
 
 
+class PolicyError(MktmeError, ValueError):
+    """An encryption policy, context or setting of fscrypt that can't be."""
+
+
+class KeyUnavailable(MktmeError, PermissionError):
+    """fscrypt lacks the master key: it was never added, or has been removed. `errno` is ENOKEY."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = getattr(errno, "ENOKEY", errno.EACCES)  # Linux alone has the first
+
+
+class KeyringError(MktmeError, ValueError):
+    """A call on a keyring that its keys or files don't allow now, or that makes no sense."""
+
+
+class EncryptedNameError(MktmeError, ValueError):
+    """A file name or link target that can't be encrypted, or that doesn't decrypt to one."""
+
+
 class IvReuseWarning(UserWarning):
     """A user's IV scheme gives two data units the same IV."""
 
@@ -89,3 +110,19 @@ def releasing(method: Callable[P, R]) -> Callable[P, R]:
 
 class GeneralProtection(MktmeError, ValueError):
     """#GP: the processor refuses the instruction itself."""
+
+
+class BioError(MktmeError, ValueError):
+    """A block request that the device, or its key, can't have."""
+
+
+class KeyslotBusy(MktmeError, OSError):
+    """A key that requests are in flight under can't be evicted (EBUSY)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EBUSY
+
+
+class KeyslotTimeout(MktmeError, TimeoutError):
+    """All keyslots stayed in flight for too long."""

@@ -97,6 +97,12 @@ def _cts(backend: str, keys: list[Any]) -> Cipher:
     return CbcCts(*keys)
 
 
+def _sm4_cts(backend: str, keys: list[Any]) -> Cipher:
+    from mktme.crypto.cts import Sm4CbcCts
+
+    return Sm4CbcCts(*keys)
+
+
 def _adiantum(backend: str, keys: list[Any]) -> Cipher:
     if backend == "portable":
         from mktme.crypto.portable_adiantum import PortableAdiantum
@@ -138,6 +144,7 @@ _table = [
     Algorithm("aes-hctr2-256", (32,), _hctr2, "fscrypt names mode 10", 32, (16, 4096, 1)),
     Algorithm("aes-cts-128", (16,), _cts, "fscrypt names mode 6; CS3", units=(16, 255, 1), iv_xored=IN),
     Algorithm("aes-cts-256", (32,), _cts, "fscrypt names mode 4; CS3", units=(16, 255, 1), iv_xored=IN),
+    Algorithm("sm4-cts", (16,), _sm4_cts, "fscrypt names mode 8; CS3", units=(16, 255, 1), iv_xored=IN),
 ]
 ALGORITHMS = {algorithm.name: algorithm for algorithm in _table}
 

@@ -1,20 +1,24 @@
-"""AES-CBC with ciphertext stealing, variant CS3 (NIST SP 800-38A addendum): fscrypt's file names.
+"""CBC with ciphertext stealing, variant CS3 (NIST SP 800-38A addendum): fscrypt's file names.
 
 The last two blocks are always swapped; exactly 16 bytes are plain CBC. Names are short and few,
-so this is arithmetic on the CBC of `cryptography`.
+so this is arithmetic on the CBC of `cryptography`, under AES or SM4.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mktme.crypto.cipher import Bytes, Words
+from mktme.errors import BackendError
 
 
 class CbcCts:
     """AES-CBC-CTS under a key of 16 or 32 bytes; see `mktme.crypto.cipher.Cipher`."""
+
+    _block: Any = algorithms.AES
 
     def __init__(self, key: Any) -> None:
         self._key = bytearray(key)
@@ -31,7 +35,7 @@ class CbcCts:
         to[:] = memoryview(made)
 
     def _cbc(self, back: bool, iv: bytes, data: bytes) -> bytes:
-        cipher = Cipher(algorithms.AES(self._key), modes.CBC(iv))
+        cipher = Cipher(self._block(self._key), modes.CBC(iv))
         context = cipher.decryptor() if back else cipher.encryptor()
         return context.update(data)
 
@@ -53,3 +57,16 @@ class CbcCts:
 
     def wipe(self) -> None:
         self._key[:] = bytes(len(self._key))
+
+
+class Sm4CbcCts(CbcCts):
+    """SM4-CBC-CTS under a key of 16 bytes. Raises BackendError where the linked OpenSSL has no SM4."""
+
+    _block = algorithms.SM4
+
+    def __init__(self, key: Any) -> None:
+        super().__init__(key)
+        try:
+            self._cbc(False, bytes(16), b"")
+        except UnsupportedAlgorithm as error:
+            raise BackendError("SM4: the OpenSSL that `cryptography` is linked to has no SM4") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 WORD = (1 << 64) - 1
 
 
-def siphash24(key: bytes, message: bytes) -> int:
+def siphash24(key: bytes | bytearray, message: bytes) -> int:
     """The 64-bit hash of a message under a key of 16 bytes."""
     k0, k1 = (int.from_bytes(key[at : at + 8], "little") for at in (0, 8))
     v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]

@@ -53,7 +53,7 @@ def run(
     """
     groups = tuple(groups)
     rng = np.random.default_rng(seed)
-    place = _place(size) if folder is None else folder
+    place = shared_memory(8 * size) if folder is None else folder
     with (
         tempfile.TemporaryDirectory(prefix="mktme-", dir=place) as inside,
         contestants(Path(inside), size, threads) as contestants_,
@@ -140,11 +140,11 @@ def _measure(
     return rows
 
 
-def _place(size: int) -> Path:
-    """Shared memory if it has room for the images, else the folder for temporary files."""
+def shared_memory(size: int) -> Path:
+    """Shared memory if it has that much room, for images, else the folder for temporary files."""
     shared = Path("/dev/shm")
     try:
-        if shutil.disk_usage(shared).free > 8 * size + 64 * PAGE:
+        if shutil.disk_usage(shared).free > size + 64 * PAGE:
             return shared
     except OSError:
         pass

@@ -42,19 +42,20 @@ class Churn:
 
 
 class Holder:
-    """A key that may have a KeyID. `keyid` is None while it has none; `pins` is how often it is held.
+    """A key that may have a KeyID. `keyid` is None while it has none; `pins` is how often it is in
+    use, and `kept` how often of these for long, by a map.
 
     `key` makes the key when it is to be programmed; the pool clears it afterwards. `leave` is
     called before the KeyID goes to another: it unmaps what is mapped under it and returns how many
     lines that flushed.
     """
 
-    __slots__ = ("key", "keyid", "leave", "pins")
+    __slots__ = ("kept", "key", "keyid", "leave", "pins")
 
     def __init__(self, key: Callable[[], Key], leave: Callable[[], int]) -> None:
         self.key, self.leave = key, leave
         self.keyid: int | None = None
-        self.pins = 0
+        self.pins = self.kept = 0
 
 
 class KeyIds:
@@ -67,17 +68,18 @@ class KeyIds:
         self.churn = Churn()
         self._table, self._limit = table, limit
         self._holders: OrderedDict[int, Holder] = OrderedDict()  # by KeyID, least recently used first
-        self._lock = threading.RLock()
+        self._changed = threading.Condition(threading.RLock())
 
     def __len__(self) -> int:
         return len(self._holders)
 
-    def pin(self, holder: Holder) -> int:
+    def pin(self, holder: Holder, *, keep: bool = False) -> int:
         """The holder's KeyID, which stays its own until as many calls of `unpin`.
 
-        Raises KeyTableFull if all are pinned, and as the holder's `key`; nothing has changed then.
+        `keep` is for long. Where all are pinned it waits for those that aren't kept.
+        Raises KeyTableFull if all are kept, and as the holder's `key`; nothing has changed then.
         """
-        with self._lock:
+        with self._changed:
             if holder.keyid is None:
                 keyid = self._program(holder)
                 self._holders[keyid], holder.keyid = holder, keyid
@@ -85,43 +87,64 @@ class KeyIds:
                 self.churn.hits += 1
                 self._holders.move_to_end(holder.keyid)
             holder.pins += 1
+            holder.kept += keep
             return holder.keyid
 
-    def unpin(self, holder: Holder) -> None:
+    def unpin(self, holder: Holder, *, keep: bool = False) -> None:
         """Let the KeyID go to another when it is needed; it stays programmed until then."""
-        with self._lock:
+        with self._changed:
             holder.pins -= 1
+            holder.kept -= keep
+            if not holder.pins:
+                self._changed.notify_all()
 
     def drop(self, holder: Holder) -> None:
         """Flush, unmap and clear a holder's KeyID, at once."""
-        with self._lock:
+        with self._changed:
             if holder.keyid is not None:
                 self._table.clear_key(self._take_back(holder))
+                self._changed.notify_all()
 
     def _program(self, holder: Holder) -> int:
+        """Program a holder's key into a free KeyID, or one that is taken back; waits for either."""
         key = holder.key()
         try:
-            if self._limit is None or len(self._holders) < self._limit:
-                try:
-                    return self._program_into(key, None)
-                except KeyTableFull:
-                    if not self._holders:
-                        raise
-            idle = next((held for held in self._holders.values() if not held.pins), None)
-            if idle is None:
-                raise KeyTableFull(
-                    f"all {len(self._holders)} KeyIDs are pinned by files that are mapped or in use: close "
-                    "a mapping, or make the controller with more keyid_bits"
-                )
-            keyid = self._take_back(idle)
-            self.churn.evicted += 1
-            try:
-                return self._program_into(key, keyid)
-            except BaseException:
-                self._table.clear_key(keyid)
-                raise
+            while holder.keyid is None:  # another thread may have done it meanwhile
+                keyid = self._program_free(key)
+                if keyid is not None:
+                    return keyid
+                idle = next((held for held in self._holders.values() if not held.pins), None)
+                if idle is not None:
+                    return self._program_over(idle, key)
+                if all(held.kept for held in self._holders.values()):
+                    raise KeyTableFull(
+                        f"all {len(self._holders)} KeyIDs are pinned by files that are mapped: close a map, "
+                        "or make the controller with more keyid_bits"
+                    )
+                self._changed.wait()
+            return holder.keyid
         finally:
             key.clear()
+
+    def _program_free(self, key: Key) -> int | None:
+        """Program a key into a free KeyID, if there is one and the pool may have it."""
+        if self._limit is not None and len(self._holders) >= self._limit:
+            return None
+        try:
+            return self._program_into(key, None)
+        except KeyTableFull:
+            if not self._holders:
+                raise
+            return None
+
+    def _program_over(self, idle: Holder, key: Key) -> int:
+        keyid = self._take_back(idle)
+        self.churn.evicted += 1
+        try:
+            return self._program_into(key, keyid)
+        except BaseException:
+            self._table.clear_key(keyid)
+            raise
 
     def _program_into(self, key: Key, keyid: int | None) -> int:
         keyid = self._table.program_key(key, keyid)

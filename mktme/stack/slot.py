@@ -62,26 +62,8 @@ class Slot:
 
         `words`: the 64-bit words of the scheme's IVs. Raises SchemeError.
         """
-        algorithm = self.algorithm
-        if algorithm is None:
-            return
-        if scheme.families and algorithm.family not in scheme.families:
-            fitting = [name for name, a in ALGORITHMS.items() if a.family in scheme.families]
-            raise SchemeError(
-                f"{scheme.name} is not for {algorithm.name}: program a key of {' or '.join(fitting)}"
-            )
-        if 8 * words > algorithm.iv_bytes:
-            wide = [name for name, a in ALGORITHMS.items() if 8 * words <= a.iv_bytes]
-            raise SchemeError(
-                f"{scheme.name} makes IVs of {8 * words} bytes and {algorithm.name} takes "
-                f"{algorithm.iv_bytes}: program a key of {' or '.join(wide)}"
-            )
-        if not algorithm.takes(unit):
-            least, most, multiple = algorithm.units
-            sizes = (
-                f"{least} bytes" if least == most else f"{least} to {most} bytes, in multiples of {multiple}"
-            )
-            raise SchemeError(f"{algorithm.name} has no data units of {unit} bytes: they have {sizes}")
+        if self.algorithm is not None:
+            check(self.algorithm, scheme, unit, words)
 
     def wipe(self) -> None:
         """Overwrite what was made from the key."""
@@ -89,6 +71,25 @@ class Slot:
         self._mac_key[:] = bytes(len(self._mac_key))
         if self._mac_cipher is not None:
             self._mac_cipher.wipe()
+
+
+def check(algorithm: Algorithm, scheme: Scheme, unit: int, words: int) -> None:
+    """Refuse what doesn't fit together; see `Slot.check`."""
+    if scheme.families and algorithm.family not in scheme.families:
+        fitting = [name for name, a in ALGORITHMS.items() if a.family in scheme.families]
+        raise SchemeError(
+            f"{scheme.name} is not for {algorithm.name}: program a key of {' or '.join(fitting)}"
+        )
+    if 8 * words > algorithm.iv_bytes:
+        wide = [name for name, a in ALGORITHMS.items() if 8 * words <= a.iv_bytes]
+        raise SchemeError(
+            f"{scheme.name} makes IVs of {8 * words} bytes and {algorithm.name} takes "
+            f"{algorithm.iv_bytes}: program a key of {' or '.join(wide)}"
+        )
+    if not algorithm.takes(unit):
+        least, most, multiple = algorithm.units
+        sizes = f"{least} bytes" if least == most else f"{least} to {most} bytes, in multiples of {multiple}"
+        raise SchemeError(f"{algorithm.name} has no data units of {unit} bytes: they have {sizes}")
 
 
 PLAIN = Slot(None, Plain())

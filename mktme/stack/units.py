@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mktme.crypto.cipher import LINE, Bytes, Cipher, Lines, PartCipher, PlannedCipher, Words
+from mktme.crypto.cipher import LINE, Bytes, Cipher, Lines, PartCipher, Words
 from mktme.crypto.runs import CHUNK as LINES
 from mktme.crypto.runs import LineAccess, partly_covered, row_chunks, run_chunks
 from mktme.errors import SchemeError
@@ -34,9 +34,9 @@ class UnitCipher:
     """
 
     def __init__(self, binding: Binding, cipher: Cipher, width: int) -> None:
-        self._binding, self._cipher, self._width = binding, cipher, width
+        self._binding, self._cipher, self.width = binding, cipher, width
         self.unit = binding.unit
-        self._plan = binding.plan(width) if isinstance(cipher, PlannedCipher) else None
+        self._plan = binding.plan(width) if hasattr(cipher, "planned") else None  # quicker than isinstance
 
     def crypt(self, back: bool, first: int, skip: int, source: Bytes, to: Bytes) -> None:
         """Encrypt (or, back, decrypt) from byte `skip` of unit number `first` on, to `to`, as long.
@@ -51,7 +51,7 @@ class UnitCipher:
         while done < to.size:
             count = min(step - skip, to.size - done)
             try:
-                ivs = self._binding.ivs(first, -(-(skip + count) // unit), self._width)
+                ivs = self._binding.ivs(first, -(-(skip + count) // unit), self.width)
             except SchemeError as error:
                 if back or not done:
                     raise

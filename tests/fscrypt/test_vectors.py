@@ -46,12 +46,13 @@ def cipher_key(vector: dict[str, Any], size: int) -> bytes:
         return master[:size]
     if vector["kdf"] == "AES-128-ECB":
         return kdf.per_file_key_v1(master, given(vector, "file_nonce"), size)
+    prk = kdf.extract(master)
     if vector["iv_method"] == "default":
-        return kdf.per_file_key(master, given(vector, "file_nonce"), size)
+        return kdf.per_file_key(prk, given(vector, "file_nonce"), size)
     if vector["iv_method"] == "direct_key":
-        return kdf.direct_key(master, mode, size)
+        return kdf.direct_key(prk, mode, size)
     derive = kdf.iv_ino_lblk_64_key if vector["iv_method"] == "iv_ino_lblk_64" else kdf.iv_ino_lblk_32_key
-    return derive(master, mode, given(vector, "fs_uuid"), size)
+    return derive(prk, mode, given(vector, "fs_uuid"), size)
 
 
 def scheme_of(vector: dict[str, Any]) -> tuple[str, dict[str, int]]:
@@ -66,7 +67,7 @@ def scheme_of(vector: dict[str, Any]) -> tuple[str, dict[str, int]]:
     if method == "iv_ino_lblk_64":
         return "ino-lblk-64", values | {"inode": vector["inode_number"]}
     if method == "iv_ino_lblk_32":
-        key = kdf.inode_hash_key(secret(vector))
+        key = kdf.inode_hash_key(kdf.extract(secret(vector)))
         return "ino-lblk-32", values | {"inode_hash": kdf.inode_hash(key, vector["inode_number"])}
     return "file-block", values
 

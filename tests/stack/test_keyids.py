@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_the_pool_is_a_least_recently_used_list(controller: Controller, limit: i
     for _ in range(3000):
         user = users[rng.integers(0, len(users))]
         if model.get(user.number) and rng.random() < 0.6:
-            pool.unpin(user)
+            pool.unpin(user, keep=True)
             model[user.number] -= 1
         elif rng.random() < 0.03 and not model.get(user.number):
             pool.drop(user)
@@ -55,7 +56,7 @@ def test_the_pool_is_a_least_recently_used_list(controller: Controller, limit: i
         elif user.number not in model and len(model) == room and all(model.values()):
             before = controller.keyids, dict(vars(pool.churn))
             with pytest.raises(KeyTableFull, match=rf"all {room} KeyIDs are pinned"):
-                pool.pin(user)
+                pool.pin(user, keep=True)
             assert (controller.keyids, vars(pool.churn)) == before
         else:
             if user.number in model:
@@ -68,7 +69,7 @@ def test_the_pool_is_a_least_recently_used_list(controller: Controller, limit: i
                     evicted += 1
                     flushed += victim
                 model[user.number] = 0
-            keyid = pool.pin(user)
+            keyid = pool.pin(user, keep=True)
             model[user.number] += 1
             model.move_to_end(user.number)
             assert user.keyid == keyid
@@ -129,3 +130,21 @@ def test_a_key_that_cannot_be_made_changes_nothing(controller: Controller) -> No
         pool.pin(Holder(fails, lambda: 0))
     assert fine.keyid == 1
     assert fine.left == 0
+
+
+def test_who_finds_all_in_use_waits_for_those_that_are_not_kept(controller: Controller) -> None:
+    pool, users = KeyIds(controller, 2), [User(n) for n in range(1, 5)]
+    pool.pin(users[0], keep=True)
+    pool.pin(users[1])
+    waiting = threading.Thread(target=lambda: pool.pin(users[2]))
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    pool.unpin(users[1])
+    waiting.join()
+    assert users[1].keyid is None
+    assert users[2].keyid == 2
+    pool.unpin(users[2])
+    pool.pin(users[2], keep=True)
+    with pytest.raises(KeyTableFull, match="pinned by files that are mapped"):
+        pool.pin(users[3])

@@ -1,0 +1,245 @@
+"""Keyslots of an inline crypto engine (block/blk-crypto-profile.c).
+
+A request takes the slot that holds its key, else the least recently used idle one, which is
+programmed; when all are in flight it waits. A key is looked up by its object, as the kernel does
+by its pointer. The engine keeps expanded keys only in its slots, and wipes them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from mktme.crypto.algorithms import ALGORITHMS
+from mktme.errors import KeyMaterialError, KeyslotBusy, KeyslotTimeout, SchemeError
+from mktme.iv.compiled import Binding
+from mktme.iv.logical import FILE_BLOCK
+from mktme.keys import Key
+from mktme.stack.slot import Slot
+from mktme.stack.units import UnitCipher
+
+UNITS = (512, 1024, 2048, 4096)
+MOST_DUN = 32  # bytes of the longest data unit number
+DEFAULT_MODES = {"aes-xts-128": UNITS, "aes-xts-256": UNITS}
+
+
+class BlockKey:
+    """A key for block requests (struct blk_crypto_key): its cipher, data unit, and DUN's bytes.
+
+    `make` gives a copy of the key when a slot is programmed; the slot clears it. `wrapped` says
+    that it comes from a hardware-wrapped one, which not every engine takes.
+
+    Raises SchemeError for a data unit that is not 512, 1024, 2048 or 4096 bytes, or a DUN of no
+    or more than 32 bytes; KeyMaterialError for an unknown algorithm.
+    """
+
+    __slots__ = ("algorithm", "dun_bytes", "make", "unit", "wrapped")
+
+    def __init__(
+        self,
+        algorithm: str,
+        unit: int,
+        make: Callable[[], Key],
+        *,
+        dun_bytes: int = 8,
+        wrapped: bool = False,
+    ) -> None:
+        if algorithm not in ALGORITHMS:
+            raise KeyMaterialError(f"{algorithm!r} is not an algorithm: {', '.join(ALGORITHMS)}")
+        if unit not in UNITS:
+            raise SchemeError(f"a block's data unit has 512, 1024, 2048 or 4096 bytes, not {unit}")
+        most = min(MOST_DUN, ALGORITHMS[algorithm].iv_bytes)
+        if not 1 <= dun_bytes <= most:
+            raise SchemeError(f"a DUN of {algorithm} has 1 to {most} bytes, not {dun_bytes}")
+        self.algorithm, self.unit, self.make = algorithm, unit, make
+        self.dun_bytes, self.wrapped = dun_bytes, wrapped
+
+    @classmethod
+    def of(cls, key: Key, unit: int = 4096, *, dun_bytes: int = 8) -> BlockKey:
+        """A block key from a `mktme.Key`, which must not be cleared while it is in use."""
+
+        def copy() -> Key:
+            parts = key.parts()
+            return Key(key.algorithm, data_key=parts[0], tweak_key=parts[1] if len(parts) > 1 else None)
+
+        return cls(key.algorithm, unit, copy, dun_bytes=dun_bytes)
+
+    def __repr__(self) -> str:
+        return f"<BlockKey {self.algorithm}, data units of {self.unit} bytes>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key can't be pickled or copied")
+
+
+@dataclass
+class SlotCounts:
+    """What the keyslots did since the profile was made."""
+
+    hits: int = 0
+    programmed: int = 0
+    evicted: int = 0  # keys that gave their slot to another
+    waits: int = 0
+    reprogrammed: int = 0  # after a reset
+
+
+class Keyslot:
+    """One slot: the key in it, its cipher, and how many requests are in flight."""
+
+    __slots__ = ("cipher", "in_flight", "index", "key", "slot")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.in_flight = index, 0
+        self.key: BlockKey | None = None
+        self.slot: Slot | None = None
+        self.cipher: UnitCipher | None = None
+
+    def program(self, key: BlockKey) -> None:
+        """Put a key in, in place of what was there."""
+        copy = key.make()
+        try:
+            slot = Slot.of(copy)
+        finally:
+            copy.clear()
+        assert slot.algorithm is not None
+        binding = Binding(FILE_BLOCK, key.unit, {"block": 0})
+        self.clear()
+        self.key, self.slot = key, slot
+        self.cipher = UnitCipher(binding, slot.cipher, slot.algorithm.iv_bytes // 8)
+
+    def clear(self) -> None:
+        """Wipe the slot."""
+        if self.slot is not None:
+            self.slot.wipe()
+        self.key = self.slot = self.cipher = None
+
+
+class CryptoProfile:
+    """What an engine can do, and its keyslots (struct blk_crypto_profile). Thread-safe.
+
+    `slots`: how many. `modes`: algorithms and the sizes of their data units. `dun_bytes`: of the
+    longest data unit number. `wrapped`: whether it takes hardware-wrapped keys.
+    """
+
+    def __init__(
+        self,
+        slots: int = 32,
+        modes: Mapping[str, Iterable[int]] = DEFAULT_MODES,
+        *,
+        dun_bytes: int = 8,
+        wrapped: bool = False,
+    ) -> None:
+        if slots < 1:
+            raise SchemeError(f"{slots} keyslots: an engine has at least one")
+        self.modes = {name: frozenset(units) for name, units in modes.items()}
+        self.dun_bytes, self.wrapped, self.counts = dun_bytes, wrapped, SlotCounts()
+        self.slots = tuple(Keyslot(i) for i in range(slots))
+        self._by_key: dict[BlockKey, Keyslot] = {}
+        self._idle: OrderedDict[int, Keyslot] = OrderedDict((slot.index, slot) for slot in self.slots)
+        self._changed = threading.Condition()
+
+    def supports(self, key: BlockKey) -> bool:
+        """Whether the engine can take requests under a key."""
+        return (
+            key.unit in self.modes.get(key.algorithm, ())
+            and key.dun_bytes <= self.dun_bytes
+            and (self.wrapped or not key.wrapped)
+        )
+
+    def get(self, key: BlockKey, timeout: float | None = None) -> Keyslot:
+        """A slot with a key in it, in flight until `put`; waits while all slots are.
+
+        Raises KeyslotTimeout after `timeout` seconds; KeyUnavailable (or what `BlockKey.make`
+        raises) if the key is gone, and nothing has changed then.
+        """
+        with self._changed:
+            while True:
+                slot = self._by_key.get(key)
+                if slot is not None:
+                    self.counts.hits += 1
+                    if not slot.in_flight:
+                        del self._idle[slot.index]
+                    slot.in_flight += 1
+                    return slot
+                if self._idle:
+                    return self._take_idle(key)
+                self.counts.waits += 1
+                if not self._changed.wait(timeout):
+                    raise KeyslotTimeout(
+                        f"all {len(self.slots)} keyslots were in flight for {timeout} s: wait longer, or "
+                        "make the profile with more"
+                    )
+
+    def _take_idle(self, key: BlockKey) -> Keyslot:
+        slot = next(iter(self._idle.values()))
+        old = slot.key
+        slot.program(key)
+        if old is not None:
+            del self._by_key[old]
+            self.counts.evicted += 1
+        del self._idle[slot.index]
+        self.counts.programmed += 1
+        self._by_key[key] = slot
+        slot.in_flight = 1
+        return slot
+
+    def put(self, slot: Keyslot) -> None:
+        """End a request's use of a slot, which is idle when the last one has."""
+        with self._changed:
+            slot.in_flight -= 1
+            if not slot.in_flight:
+                self._idle[slot.index] = slot
+                if slot.key is None:
+                    slot.clear()
+                    self._idle.move_to_end(slot.index, last=False)
+                self._changed.notify()
+
+    def evict(self, key: BlockKey) -> None:
+        """Wipe a key from its slot, if it has one. Raises KeyslotBusy while it is in flight."""
+        with self._changed:
+            slot = self._by_key.get(key)
+            if slot is None:
+                return
+            if slot.in_flight:
+                raise KeyslotBusy(
+                    f"keyslot {slot.index} has {slot.in_flight} requests in flight under this key: evict "
+                    "it when they are done"
+                )
+            slot.clear()
+            del self._by_key[key]
+            self._idle.move_to_end(slot.index, last=False)
+
+    def retire(self, key: BlockKey) -> None:
+        """Wipe a key now, or when its last request in flight is done."""
+        with self._changed:
+            slot = self._by_key.pop(key, None)
+            if slot is not None:
+                slot.key = None
+                if not slot.in_flight:
+                    slot.clear()
+                    self._idle.move_to_end(slot.index, last=False)
+
+    def reset(self) -> None:
+        """The device was reset, and forgot its keys: program them again (blk_crypto_reprogram_all_keys).
+
+        Requests in flight are the driver's to repeat. Raises as `BlockKey.make`; the slots of keys
+        that are gone are empty then.
+        """
+        with self._changed:
+            held = [(slot, slot.key) for slot in self.slots if slot.key is not None]
+            for slot, key in held:
+                slot.clear()
+                slot.key = key
+            gone: Exception | None = None
+            for slot, key in held:
+                try:
+                    slot.program(key)
+                    self.counts.reprogrammed += 1
+                except Exception as error:
+                    gone = error
+                    slot.key = None
+                    del self._by_key[key]
+            if gone is not None:
+                raise gone
