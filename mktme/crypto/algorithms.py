@@ -128,7 +128,7 @@ IN, BOTH = ("plaintext",), ("plaintext", "ciphertext")
 _table = [
     Algorithm("aes-xts-128", (16, 16), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
     Algorithm("aes-xts-256", (32, 32), _xts, "IEEE 1619-2018; NIST SP 800-38E", alone=True),
-    Algorithm("sm4-xts", (16, 16), _sm4, "GB/T 32907-2016 under IEEE 1619-2018; fscrypt mode 7"),
+    Algorithm("sm4-xts", (16, 16), _sm4, "GB/T 32907-2016 under IEEE 1619-2018; fscrypt mode 7", alone=True),
     Algorithm("aes-xe-128", (16,), partial(_xex, False), "AMD SME; Du et al. 2017", 16, BLOCK, iv_xored=IN),
     Algorithm(
         "aes-xex-128", (16,), partial(_xex, True), "AMD SME; Wilke et al. 2020", 16, BLOCK, iv_xored=BOTH

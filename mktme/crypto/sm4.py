@@ -70,6 +70,7 @@ class Kernels(NamedTuple):
 
     schedule: Callable[[int, int, int], None]
     units: Callable[..., None]
+    lines: Callable[..., None]
 
 
 @inline
@@ -164,10 +165,11 @@ def build_crypt(bits: int, maps: Box) -> Callable[..., None]:
     return crypt
 
 
-def build_units(bits: int, with_gfni: bool, crypt: Any) -> Callable[..., None]:
-    """The kernel units(schedule, back, unit, ivs, skip, source, to, length).
+def build_units(bits: int, with_gfni: bool, crypt: Any) -> tuple[Callable[..., None], Callable[..., None]]:
+    """The kernels units(schedule, back, unit, ivs, skip, source, to, length) and lines(schedule,
+    back, ivs, skips, source, to, length).
 
-    The arguments are those of `Sm4Xts.units`, arrays by their addresses.
+    The arguments are those of `Sm4Xts`, arrays by their addresses.
     """
     line, one = Pack(bits, 512 // bits), Pack(bits, 1)
     four = Pack(bits, 2048 // bits)  # lines
@@ -237,7 +239,19 @@ def build_units(bits: int, with_gfni: bool, crypt: Any) -> Callable[..., None]:
                     store(first, load(BLOCK, tweaks + i))
             crypt(keys, tweaks, source + at, to + at, m)
 
-    return units
+    @kernel(("sm4 lines", bits, with_gfni))
+    def lines(schedule: int, back: bool, ivs: int, skips: int, source: int, to: int, length: int) -> None:
+        keys = schedule + (DECRYPT if back else ENCRYPT)
+        tweaks, firsts = scratch(LINES), scratch(FIRSTS)
+        for at in range(0, length, CHUNK):
+            m = min(CHUNK, length - at)
+            crypt(schedule + TWEAK, schedule + ZEROS, ivs + at // 4, firsts, m // 4)
+            for i in range(0, m, 64):
+                forward(schedule, firsts + i // 4, peek(skips + (at + i) // 8))
+                tweaks_from(schedule, firsts + i // 4, 1, tweaks + i)
+            crypt(keys, tweaks, source + at, to + at, m)
+
+    return units, lines
 
 
 @cache
@@ -245,7 +259,7 @@ def build(bits: int, with_gfni: bool) -> Kernels:
     """The kernels for registers of `bits` bits, on GFNI or on AES's instructions."""
     maps = box(with_gfni)
     crypt = build_crypt(bits, maps)
-    return Kernels(build_schedule(with_gfni, maps), build_units(bits, with_gfni, crypt))
+    return Kernels(build_schedule(with_gfni, maps), *build_units(bits, with_gfni, crypt))
 
 
 def supported() -> bool:
@@ -264,7 +278,7 @@ class Sm4Xts:
 
     def __init__(self, bits: int, data_key: Any, tweak_key: Any, gfni: bool | None = None) -> None:
         made = build(bits, "gfni" in features() if gfni is None else gfni)
-        self._units = made.units
+        self._units, self._lines = made.units, made.lines
         room = np.zeros(SCHEDULE_BYTES + LINE, np.uint8)
         skip = -address(room) % LINE
         self._room = room[skip : skip + SCHEDULE_BYTES]
@@ -286,6 +300,10 @@ class Sm4Xts:
         bytes into its unit, a multiple of 64; the last unit may be incomplete too.
         """
         self._units(self._schedule, back, unit, address(ivs), skip, address(source), address(to), to.size)
+
+    def lines(self, back: bool, ivs: Words, skips: Words, source: Bytes, to: Bytes) -> None:
+        """Encrypt or decrypt single lines of larger units; see `mktme.crypto.cipher.PartCipher`."""
+        self._lines(self._schedule, back, address(ivs), address(skips), address(source), address(to), to.size)
 
     def wipe(self) -> None:
         """Overwrite the round keys; a later request is only garbage."""

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mktme.crypto import portable_sm4, sm4_box
+from mktme.crypto.algorithms import make
 from mktme.crypto.backend import WIDTH, available, features
+from mktme.crypto.cipher import PartCipher
 from mktme.crypto.portable_sm4 import PortableSm4Xts
 from mktme.crypto.sm4 import Sm4Xts, supported
 from mktme.errors import BackendError
@@ -249,3 +251,22 @@ def test_an_openssl_without_sm4_is_said_to_be_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(portable_sm4, "Cipher", Absent)
     with pytest.raises(BackendError, match="has no SM4"):
         PortableSm4Xts(bytes(16), bytes(16))
+
+
+@pytest.mark.parametrize("engine", available())
+def test_scattered_lines_of_larger_units_are_those_of_the_whole(engine: str) -> None:
+    rng, unit = np.random.default_rng(12), 4096
+    for n in (1, 5, 300):
+        cipher = make("sm4-xts", [bytes(range(16)), bytes(range(16, 32))], engine)
+        assert isinstance(cipher, PartCipher)
+        ivs = rng.integers(0, 1 << 63, (n, 2)).astype(np.uint64)
+        plain = rng.integers(0, 256, n * unit, np.uint8)
+        made = np.empty_like(plain)
+        cipher.units(False, unit, ivs, plain, made)
+        which = rng.integers(0, n * unit // 64, 700)
+        rows, skips = which * 64 // unit, (which * 64 % unit).astype(np.uint64)
+        for back, source, expected in ((True, made, plain), (False, plain, made)):
+            lines = source.reshape(-1, 64)[which].reshape(-1)
+            out = np.empty_like(lines)
+            cipher.lines(back, ivs[rows].copy(), skips, lines, out)
+            assert (out.reshape(-1, 64) == expected.reshape(-1, 64)[which]).all()

@@ -18,7 +18,6 @@ KINDS: list[tuple[str, str, int, bool]] = [
     ("plain64", "aes-cbc-256", 4096, False),
     ("plain64", "adiantum", 4096, False),
     ("plain64", "aes-hctr2-256", 4096, False),
-    ("plain64", "sm4-xts", 4096, False),
     ("plain64", "aes-xts-256", 4096, True),
     ("plain64", "aes-cbc-256", 512, True),
     ("random", "aes-hctr2-256", 512, True),
