@@ -68,7 +68,8 @@ class KeyIds:
         self.churn = Churn()
         self._table, self._limit = table, limit
         self._holders: OrderedDict[int, Holder] = OrderedDict()  # by KeyID, least recently used first
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed, self._waiting = threading.Condition(self._lock), 0
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -79,7 +80,7 @@ class KeyIds:
         `keep` is for long. Where all are pinned it waits for those that aren't kept.
         Raises KeyTableFull if all are kept, and as the holder's `key`; nothing has changed then.
         """
-        with self._changed:
+        with self._lock:
             if holder.keyid is None:
                 keyid = self._program(holder)
                 self._holders[keyid], holder.keyid = holder, keyid
@@ -92,15 +93,15 @@ class KeyIds:
 
     def unpin(self, holder: Holder, *, keep: bool = False) -> None:
         """Let the KeyID go to another when it is needed; it stays programmed until then."""
-        with self._changed:
+        with self._lock:
             holder.pins -= 1
             holder.kept -= keep
-            if not holder.pins:
+            if self._waiting and not holder.pins:
                 self._changed.notify_all()
 
     def drop(self, holder: Holder) -> None:
         """Flush, unmap and clear a holder's KeyID, at once."""
-        with self._changed:
+        with self._lock:
             if holder.keyid is not None:
                 self._table.clear_key(self._take_back(holder))
                 self._changed.notify_all()
@@ -121,7 +122,9 @@ class KeyIds:
                         f"all {len(self._holders)} KeyIDs are pinned by files that are mapped: close a map, "
                         "or make the controller with more keyid_bits"
                     )
+                self._waiting += 1
                 self._changed.wait()
+                self._waiting -= 1
             return holder.keyid
         finally:
             key.clear()
