@@ -9,6 +9,7 @@ belong to nobody in particular.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from mktme.fscrypt.kdf import Secret
 from mktme.fscrypt.master import MasterKey
 from mktme.fscrypt.policy import Context
 
+IDLE = 1024  # inodes whose keys are kept while nobody has them open
 ABSENT, PRESENT, INCOMPLETELY_REMOVED = "absent", "present", "incompletely removed"
 
 
@@ -63,6 +65,7 @@ class Keyring:
             raise KeyringError(f"the UUID of a file system is 16 bytes, not {len(uuid)}")
         self.uuid = bytes(uuid)
         self._held: dict[bytes, Held] = {}
+        self._idle: OrderedDict[FileInfo, Held] = OrderedDict()  # not open, the longest so first
         self._lock = threading.RLock()
 
     def add(
@@ -142,6 +145,8 @@ class Keyring:
                 if held is None or not held.master.present:
                     raise KeyUnavailable(f"the key {name.hex()} isn't there: add it to open inode {inode}")
                 info = held.files[place] = held.master.info(context, inode, kind, self.uuid)
+            if not info.opens:
+                self._idle.pop(info, None)
             info.opens += 1
             info.path = path or info.path
             return info
@@ -158,6 +163,11 @@ class Keyring:
             info.opens -= 1
             if not held.master.present:
                 self._evict(held)
+            elif not info.opens:
+                self._idle[info] = held
+                if len(self._idle) > IDLE:
+                    oldest = next(iter(self._idle))
+                    self._forget(self._idle[oldest], oldest)
 
     @contextmanager
     def using(
@@ -182,14 +192,14 @@ class Keyring:
                 return
             if info.opens:
                 raise KeyringError(f"inode {inode} is open: close it before it is forgotten")
-            _forget(held, info)
+            self._forget(held, info)
 
     def wipe(self) -> None:
         """Overwrite all keys, also of open files, and forget them: the volume is unmounted."""
         with self._lock:
             for held in self._held.values():
                 for info in list(held.files.values()):
-                    _forget(held, info)
+                    self._forget(held, info)
                 held.master.wipe()
             self._held.clear()
 
@@ -203,11 +213,17 @@ class Keyring:
         """Overwrite a key's secrets and the keys of inodes that aren't open; the key goes if none is."""
         held.master.remove_secrets()
         for info in [info for info in held.files.values() if not info.opens]:
-            _forget(held, info)
+            self._forget(held, info)
         if not held.files:
             held.master.wipe()
             del self._held[held.master.name]
         return Removal(0, tuple(sorted((info.inode, info.path) for info in held.files.values())))
+
+    def _forget(self, held: Held, info: FileInfo) -> None:
+        self._idle.pop(info, None)
+        del held.files[_place(info)]
+        if not info.shared:
+            info.key.wipe()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.uuid.hex()}: {len(self._held)} keys>"
@@ -215,9 +231,3 @@ class Keyring:
 
 def _place(info: FileInfo) -> tuple[Context, int, str]:
     return info.context, info.inode, info.kind
-
-
-def _forget(held: Held, info: FileInfo) -> None:
-    del held.files[_place(info)]
-    if not info.shared:
-        info.key.wipe()

@@ -652,3 +652,24 @@ def test_ten_thousand_files_have_keys_of_their_own() -> None:
             keys.add(bytes(info.key._material))
     assert len(keys) == 10_000
     assert keyring.remove(name) == Removal()
+
+
+def test_keys_of_files_that_were_closed_long_ago_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mktme.fscrypt.keyring.IDLE", 3)
+    ring = Keyring(bytes(16))
+    policy = Policy(ring.add(bytes(range(64))))
+    contexts = [Context(policy, bytes([n]) * 16) for n in range(6)]
+    infos = [ring.open(context, n + 1) for n, context in enumerate(contexts)]
+    for info in infos[:5]:
+        ring.close(info)
+    assert [info.key.wiped for info in infos] == [True, True, False, False, False, False]
+    again = ring.open(contexts[2], 3)
+    assert again is infos[2]
+    fresh = ring.open(contexts[0], 1)
+    assert fresh is not infos[0]
+    ring.close(fresh)
+    ring.close(infos[5])
+    assert [info.key.wiped for info in infos[2:]] == [False, True, False, False]
+    ring.close(again)
+    ring.remove(policy.key)
+    assert all(info.key.wiped for info in (*infos, fresh))
