@@ -18,6 +18,7 @@ from pathlib import Path
 from figure import Figure
 from figures_bulk import bulk, threads
 from figures_files import files
+from figures_inline import inline
 from figures_kernel import kernels
 from figures_schemes import ciphers, schemes
 from figures_small import scattered, small, starting
@@ -70,6 +71,7 @@ def main() -> None:
             "ciphers": lambda: ciphers(rounds),
             "volume": lambda: volumes(folder, rounds),
             "files": lambda: files(folder, rounds),
+            "inline": lambda: inline(folder, rounds),
         }
         figures: list[Figure] = []
         for group, measure in groups.items():

@@ -1,10 +1,9 @@
-"""Encrypted files: against the memory controller's own ranges, files made in a second, keyslots."""
+"""Encrypted files: against the memory controller's own ranges, files made in a second."""
 
 from __future__ import annotations
 
 import statistics
 import time
-import timeit
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,10 @@ from pathlib import Path
 from figure import Figure, aligned, repeated, speedup
 
 import pmem
-from mktme import Controller, FileSystem, Key
+from mktme import Controller, FileSystem
 from mktme.fscrypt import Policy
 from mktme.lab.measure import Run, interleave
 from mktme.stack import BlockDevice, Bounce, CryptoProfile, Inline, Line
-from mktme.stack.keyslots import BlockKey
 from mktme.stack.path import FilePath
 from pmem import Device, dax
 
@@ -28,7 +26,6 @@ def files(folder: Path, rounds: int) -> Iterator[Figure]:
     """Every figure, on images of a folder."""
     yield from line(folder, rounds)
     yield from creates(folder, max(3, rounds // 4))
-    yield keyslot(rounds)
 
 
 def _system(device: Device, path: FilePath[object]) -> FileSystem:
@@ -81,15 +78,3 @@ def creates(folder: Path, rounds: int) -> Iterator[Figure]:
                 system.volume.close()
         what = f"{FILES} creates with per-file keys, {name}"
         yield Figure("files", what, statistics.median(rates), "/s", 5000, spread=(min(rates), max(rates)))
-
-
-def keyslot(rounds: int) -> Figure:
-    """A keyslot found by its key, and given back."""
-    profile, key = CryptoProfile(), BlockKey.of(Key.generate("aes-xts-256"))
-    profile.put(profile.get(key))
-    took = [
-        timeit.timeit(lambda: profile.put(profile.get(key)), number=20_000) / 20_000 * 1e6
-        for _ in range(rounds)
-    ]
-    low, middle, high = statistics.quantiles(took, n=4)
-    return Figure("files", "keyslot lookup on a hit", middle, " us", 2, below=True, spread=(low, high))

@@ -125,4 +125,8 @@ class KeyslotBusy(MktmeError, OSError):
 
 
 class KeyslotTimeout(MktmeError, TimeoutError):
-    """All keyslots stayed in flight for too long."""
+    """Requests stayed in flight, and no keyslot came free, for too long (ETIMEDOUT)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ETIMEDOUT

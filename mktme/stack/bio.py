@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from mktme.crypto.cipher import Bytes
 from mktme.errors import BioError
-from mktme.stack.keyslots import MOST_DUN, BlockKey
+from mktme.stack.keyslots import BlockKey
 
 SECTOR = 512  # bytes
-DUNS = 1 << 8 * MOST_DUN  # data unit numbers count modulo this
+BYTE = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,36 +29,47 @@ class Bio:
     key: BlockKey | None = None
     dun: int = 0
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes."""
-        return sum(segment.size for segment in self.segments)
+        return sum([segment.size for segment in self.segments])
+
+    @property
+    def _unit(self) -> int:
+        return SECTOR if self.key is None else self.key.unit
 
     @property
     def next_dun(self) -> int:
-        """The data unit number behind the last one (bio_crypt_dun_increment)."""
-        return 0 if self.key is None else (self.dun + self.size // self.key.unit) % DUNS
+        """The data unit number behind the last one; it doesn't begin anew behind 32 bytes."""
+        return 0 if self.key is None else self.dun + self.size // self.key.unit
 
     def check(self, size: int) -> None:
         """Refuse a request that a device of `size` bytes, or its key, can't have. Raises BioError."""
-        if self.sector < 0 or self.sector * SECTOR + self.size > size:
-            raise BioError(
-                f"{self.size} bytes at sector {self.sector} are outside of the device, which has "
-                f"{size // SECTOR} sectors"
-            )
-        unit = SECTOR if self.key is None else self.key.unit
+        unit = self._unit
         for segment in self.segments:
+            if segment.dtype != BYTE or segment.ndim != 1 or not segment.flags.c_contiguous:
+                raise BioError(
+                    f"a segment of shape {segment.shape} and dtype {segment.dtype} is not bytes in a row: "
+                    "give contiguous uint8 arrays of one dimension"
+                )
+            if not (self.write or segment.flags.writeable):
+                raise BioError("a segment to read into is read-only: give a writable array")
             if segment.size % unit:
                 raise BioError(
                     f"a segment of {segment.size} bytes is not whole data units of {unit}, as a "
                     "bio's segments are"
                 )
-        if self.key is not None and self.segments:
-            last = self.dun + self.size // unit - 1
-            if self.dun < 0 or last >> 8 * self.key.dun_bytes:
+        if self.sector < 0 or self.sector * SECTOR + self.size > size:
+            raise BioError(
+                f"{self.size} bytes at sector {self.sector} are outside of the device, which has "
+                f"{size // SECTOR} sectors"
+            )
+        if self.key is not None:
+            last = self.dun if self.dun < 0 else max(self.dun, self.next_dun - 1)
+            if last >> 8 * self.key.dun_bytes:
                 raise BioError(
-                    f"data unit number {max(last, self.dun)} doesn't fit the {self.key.dun_bytes} bytes "
-                    "that the key's numbers have: split the bio, or make the key with more"
+                    f"data unit number {last} doesn't fit the {self.key.dun_bytes} bytes that the "
+                    "key's numbers have: split the bio, or make the key with more"
                 )
 
     def mergeable(self, other: Bio) -> bool:
@@ -67,13 +81,14 @@ class Bio:
             and (self.key is None or self.next_dun == other.dun)
         )
 
-    def merged(self, other: Bio) -> Bio:
-        """Both in one; they are `mergeable`."""
-        return Bio(self.write, self.sector, self.segments + other.segments, self.key, self.dun)
+    def merged(self, *others: Bio) -> Bio:
+        """This and others in one, each `mergeable` to the one before."""
+        segments = [segment for bio in (self, *others) for segment in bio.segments]
+        return Bio(self.write, self.sector, tuple(segments), self.key, self.dun)
 
     def split(self, size: int) -> tuple[Bio, Bio]:
         """Two bios, the first of `size` bytes, whole data units. Raises BioError."""
-        unit = SECTOR if self.key is None else self.key.unit
+        unit = self._unit
         if not 0 < size < self.size or size % unit:
             raise BioError(
                 f"a bio of {self.size} bytes can't be split at {size}: at multiples of {unit} within"

@@ -10,29 +10,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from mktme.crypto.cipher import Bytes
+from mktme.errors import BioError
 from mktme.stack.bio import SECTOR, Bio
-from mktme.stack.keyslots import CryptoProfile, Keyslot
+from mktme.stack.keyslots import MOST_DUN, SOFTWARE, BlockKey, CryptoProfile, Keyslot
 from mktme.stack.traffic import Traffic
 from pmem.device import Device
 from pmem.geometry import PAGE
 
 BOUNCE = 64 * PAGE  # bytes of bounce pages at once
 FALLBACK_SLOTS = 100  # blk-crypto-fallback's (its num_keyslots)
-PLUGGED = 32  # bios that a plug holds at most, as BLK_MAX_REQUEST_COUNT
 CHUNK = 4096  # units whose IVs are made at once, where DUNs are longer than 63 bits
 
 
 @dataclass
 class RequestCounts:
-    """What a block device did since it was made."""
+    """What a block device did since it was made; failed requests are not counted."""
 
-    bios: int = 0  # submitted
+    bios: int = 0
     merged: int = 0  # of them, into the one before
     requests: int = 0  # dispatched
     fallbacks: int = 0  # of them, in software
@@ -51,53 +50,74 @@ class BlockDevice:
         self.device, self.profile = device, profile
         self.traffic = Traffic() if traffic is None else traffic
         self.counts = RequestCounts()
-        self.fallback = CryptoProfile(FALLBACK_SLOTS, _Everything(), dun_bytes=32, wrapped=True)
+        self.fallback = CryptoProfile(FALLBACK_SLOTS, SOFTWARE, dun_bytes=MOST_DUN)
         self._lock = threading.Lock()
         self._local = threading.local()
 
     def submit(self, bio: Bio) -> None:
-        """Do a request. Raises BioError with nothing done, DeviceFull, ReadOnlyDevice; as `BlockKey.make`."""
-        bio.check(self.device.size)
-        with self._lock:
-            self.counts.bios += 1
-        self._dispatch(bio)
+        """Do a request.
+
+        Raises, with nothing done, BioError, DeviceFull, ReadOnlyDevice; as `BlockKey.make`.
+        """
+        self._check(bio)
+        self._dispatch(bio, 1)
 
     def submit_all(self, bios: Iterable[Bio]) -> None:
-        """Do requests of a plug: those that go on where the last one ended are one request."""
-        waiting: list[Bio] = []
-        for bio in bios:
-            bio.check(self.device.size)
-            if waiting and waiting[-1].mergeable(bio):
-                waiting[-1] = waiting[-1].merged(bio)
-                with self._lock:
-                    self.counts.bios += 1
-                    self.counts.merged += 1
-                continue
-            if len(waiting) == PLUGGED:
-                self._flush(waiting)
-            waiting.append(bio)
-            with self._lock:
-                self.counts.bios += 1
-        self._flush(waiting)
+        """Do requests of a plug: those that go on where the last one ended are one request.
 
-    def _flush(self, waiting: list[Bio]) -> None:
-        for bio in waiting:
-            self._dispatch(bio)
-        waiting.clear()
+        Raises BioError with none done; else as `submit`, with those before it done.
+        """
+        plug = list(bios)
+        for bio in plug:
+            self._check(bio)
+        first = 0
+        for end in range(1, len(plug) + 1):
+            if end == len(plug) or not plug[end - 1].mergeable(plug[end]):
+                self._dispatch(plug[first].merged(*plug[first + 1 : end]), end - first)
+                first = end
 
-    def _dispatch(self, bio: Bio) -> None:
-        if bio.write and bio.size:
-            self.device.reserve(bio.sector * SECTOR, bio.size)
-        if bio.key is None:
+    def _check(self, bio: Bio) -> None:
+        bio.check(self.device.size)
+        key = bio.key
+        if key is not None and key.wrapped and self._engine_for(key) is None:
+            raise BioError(
+                "only hardware has the keys inside hardware-wrapped ones, and this device has no engine "
+                f"that takes them with {key.algorithm} and data units of {key.unit} bytes"
+            )
+
+    def _engine_for(self, key: BlockKey) -> CryptoProfile | None:
+        """The engine, if it does requests under a key."""
+        profile = self.profile
+        return profile if profile is not None and profile.supports(key) else None
+
+    def _dispatch(self, bio: Bio, bios: int) -> None:
+        """Do a request that so many bios were merged to."""
+        size, key, software = bio.size, bio.key, False
+        if bio.write and size:
+            self.device.reserve(bio.sector * SECTOR, size)
+        if key is None:
             self._plain(bio)
-        elif self.profile is not None and self.profile.supports(bio.key):
-            with _slot(self.profile, bio) as slot:
-                self._inline(bio, slot)
         else:
-            with _slot(self.fallback, bio) as slot:
-                self._in_software(bio, slot)
+            engine = self._engine_for(key)
+            profile, software = engine or self.fallback, engine is None
+            slot = profile.get(key)
+            try:
+                if software:
+                    self._in_software(bio, slot)
+                else:
+                    self._inline(bio, slot)
+            finally:
+                profile.put(slot)
+            copied = size if software else 0
+            if bio.write:
+                self.traffic.add(copied=copied, encrypted=size)
+            else:
+                self.traffic.add(copied=copied, decrypted=size)
         with self._lock:
+            self.counts.bios += bios
+            self.counts.merged += bios - 1
             self.counts.requests += 1
+            self.counts.fallbacks += software
 
     def _plain(self, bio: Bio) -> None:
         media = self.device.mapping()
@@ -117,7 +137,6 @@ class BlockDevice:
             else:
                 _crypt(slot, True, dun, bio.key.unit, there, segment)
             dun += segment.size // bio.key.unit
-        self._count(bio)
 
     def _in_software(self, bio: Bio, slot: Keyslot) -> None:
         media, dun = self.device.mapping(), bio.dun
@@ -134,41 +153,12 @@ class BlockDevice:
                 segment[:] = media[at : at + segment.size]
                 _crypt(slot, True, dun, unit, segment, segment)
             dun += segment.size // unit
-        with self._lock:
-            self.counts.fallbacks += 1
-        self._count(bio, bio.size)
-
-    def _count(self, bio: Bio, copied: int = 0) -> None:
-        size = bio.size
-        self.traffic.add(
-            copied=copied, encrypted=size if bio.write else 0, decrypted=0 if bio.write else size
-        )
 
     def _bounce(self, size: int) -> Bytes:
         room: Bytes | None = getattr(self._local, "bounce", None)
         if room is None:
             room = self._local.bounce = np.empty(BOUNCE, np.uint8)
         return room[:size]
-
-
-class _Everything(dict[str, tuple[int, ...]]):
-    """The modes of software: every algorithm that has the data units of blocks."""
-
-    def __init__(self) -> None:
-        from mktme.crypto.algorithms import ALGORITHMS
-        from mktme.stack.keyslots import UNITS
-
-        super().__init__({name: UNITS for name, a in ALGORITHMS.items() if a.takes(512) and a.takes(4096)})
-
-
-@contextmanager
-def _slot(profile: CryptoProfile, bio: Bio) -> Iterator[Keyslot]:
-    assert bio.key is not None
-    slot = profile.get(bio.key)
-    try:
-        yield slot
-    finally:
-        profile.put(slot)
 
 
 def _placed(bio: Bio) -> Iterator[tuple[int, Bytes]]:

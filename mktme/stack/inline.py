@@ -7,6 +7,7 @@ integer, so a scheme fits whose IVs count up by one from unit to unit.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ class Inline(FilePath[InlineContents]):
     def __init__(self, blocks: BlockDevice) -> None:
         super().__init__(blocks.device)
         self.blocks, self.traffic = blocks, blocks.traffic
-        self._keys: dict[FileKey, dict[int, BlockKey]] = {}
+        self._keys: dict[FileKey, dict[tuple[int, int], BlockKey]] = {}
+        self._binding = threading.Lock()
 
     def bind(self, key: FileKey, scheme: Scheme, unit: int, given: Mapping[str, Any]) -> InlineContents:
         if unit not in UNITS:
@@ -80,18 +82,25 @@ class Inline(FilePath[InlineContents]):
                 "its data unit numbers by one: take another unit or scheme"
             )
         wide = min(algorithm.iv_bytes, 8 * scheme.words) if first >> 64 else 8
-        held = self._keys.get(key)
-        if held is None:
-            held = self._keys[key] = {}
-            key.follow(lambda: self._forget(key))
-        place = unit * 64 + wide
-        if place not in held:
-            held[place] = BlockKey(key.algorithm, unit, key.key, dun_bytes=wide)
-        return InlineContents(held[place], scheme, first)
+        return InlineContents(self._key(key, unit, wide), scheme, first)
+
+    def _key(self, key: FileKey, unit: int, wide: int) -> BlockKey:
+        """The block key of a file key, one for the files that share it."""
+        with self._binding:
+            held = self._keys.get(key)
+            if held is None:
+                held = self._keys[key] = {}
+                key.follow(lambda: self._forget(key))
+            made = held.get((unit, wide))
+            if made is None:
+                made = held[unit, wide] = BlockKey(key.algorithm, unit, key.key, dun_bytes=wide)
+            return made
 
     def _forget(self, key: FileKey) -> None:
         """The key is wiped: so is its copy in a keyslot, at once or when its requests are done."""
-        for made in self._keys.pop(key).values():
+        with self._binding:
+            held = self._keys.pop(key)
+        for made in held.values():
             for profile in (self.blocks.profile, self.blocks.fallback):
                 if profile is not None:
                     profile.retire(made)

@@ -24,6 +24,7 @@ from mktme.stack.units import UnitCipher
 UNITS = (512, 1024, 2048, 4096)
 MOST_DUN = 32  # bytes of the longest data unit number
 DEFAULT_MODES = {"aes-xts-128": UNITS, "aes-xts-256": UNITS}
+SOFTWARE = {name: UNITS for name, a in ALGORITHMS.items() if all(a.takes(unit) for unit in UNITS)}
 
 
 class BlockKey:
@@ -32,8 +33,9 @@ class BlockKey:
     `make` gives a copy of the key when a slot is programmed; the slot clears it. `wrapped` says
     that it comes from a hardware-wrapped one, which not every engine takes.
 
-    Raises SchemeError for a data unit that is not 512, 1024, 2048 or 4096 bytes, or a DUN of no
-    or more than 32 bytes; KeyMaterialError for an unknown algorithm.
+    Raises SchemeError for a data unit that is not 512, 1024, 2048 or 4096 bytes, or that the
+    algorithm doesn't take, or a DUN longer than the algorithm's IV; KeyMaterialError for an
+    unknown algorithm.
     """
 
     __slots__ = ("algorithm", "dun_bytes", "make", "unit", "wrapped")
@@ -51,6 +53,8 @@ class BlockKey:
             raise KeyMaterialError(f"{algorithm!r} is not an algorithm: {', '.join(ALGORITHMS)}")
         if unit not in UNITS:
             raise SchemeError(f"a block's data unit has 512, 1024, 2048 or 4096 bytes, not {unit}")
+        if not ALGORITHMS[algorithm].takes(unit):
+            raise SchemeError(f"{algorithm} has no data units of {unit} bytes: take {', '.join(SOFTWARE)}")
         most = min(MOST_DUN, ALGORITHMS[algorithm].iv_bytes)
         if not 1 <= dun_bytes <= most:
             raise SchemeError(f"a DUN of {algorithm} has 1 to {most} bytes, not {dun_bytes}")
@@ -81,7 +85,7 @@ class SlotCounts:
     hits: int = 0
     programmed: int = 0
     evicted: int = 0  # keys that gave their slot to another
-    waits: int = 0
+    waits: int = 0  # requests that found all slots in flight
     reprogrammed: int = 0  # after a reset
 
 
@@ -97,17 +101,18 @@ class Keyslot:
         self.cipher: UnitCipher | None = None
 
     def program(self, key: BlockKey) -> None:
-        """Put a key in, in place of what was there."""
+        """Put a key in, in place of what was there, which stays if `BlockKey.make` raises."""
+        binding = Binding(FILE_BLOCK, key.unit, {"block": 0})
         copy = key.make()
         try:
+            if copy.algorithm != key.algorithm:
+                raise KeyMaterialError(f"a block key of {key.algorithm} made a key of {copy.algorithm}")
             slot = Slot.of(copy)
         finally:
             copy.clear()
-        assert slot.algorithm is not None
-        binding = Binding(FILE_BLOCK, key.unit, {"block": 0})
         self.clear()
         self.key, self.slot = key, slot
-        self.cipher = UnitCipher(binding, slot.cipher, slot.algorithm.iv_bytes // 8)
+        self.cipher = UnitCipher(binding, slot.cipher, ALGORITHMS[key.algorithm].iv_bytes // 8)
 
     def clear(self) -> None:
         """Wipe the slot."""
@@ -121,6 +126,9 @@ class CryptoProfile:
 
     `slots`: how many. `modes`: algorithms and the sizes of their data units. `dun_bytes`: of the
     longest data unit number. `wrapped`: whether it takes hardware-wrapped keys.
+
+    Raises SchemeError for no slots, a mode that no block key can have, or DUNs of other than 1 to
+    32 bytes.
     """
 
     def __init__(
@@ -133,12 +141,21 @@ class CryptoProfile:
     ) -> None:
         if slots < 1:
             raise SchemeError(f"{slots} keyslots: an engine has at least one")
+        if not 1 <= dun_bytes <= MOST_DUN:
+            raise SchemeError(f"an engine's DUNs have 1 to {MOST_DUN} bytes, not {dun_bytes}")
         self.modes = {name: frozenset(units) for name, units in modes.items()}
+        for name, units in self.modes.items():
+            if not units.issubset(SOFTWARE.get(name, ())):
+                raise SchemeError(
+                    f"no engine has {name} with data units of {sorted(units)} bytes: "
+                    f"modes are {', '.join(SOFTWARE)}, with {', '.join(map(str, UNITS))}"
+                )
         self.dun_bytes, self.wrapped, self.counts = dun_bytes, wrapped, SlotCounts()
         self.slots = tuple(Keyslot(i) for i in range(slots))
         self._by_key: dict[BlockKey, Keyslot] = {}
         self._idle: OrderedDict[int, Keyslot] = OrderedDict((slot.index, slot) for slot in self.slots)
         self._changed = threading.Condition()
+        self._resets = 0  # waiting for requests in flight, or at work; new requests wait for them
 
     def supports(self, key: BlockKey) -> bool:
         """Whether the engine can take requests under a key."""
@@ -155,22 +172,28 @@ class CryptoProfile:
         raises) if the key is gone, and nothing has changed then.
         """
         with self._changed:
-            while True:
-                slot = self._by_key.get(key)
-                if slot is not None:
-                    self.counts.hits += 1
-                    if not slot.in_flight:
-                        del self._idle[slot.index]
-                    slot.in_flight += 1
-                    return slot
-                if self._idle:
-                    return self._take_idle(key)
+            slot = self._take(key)
+            if slot is None:
                 self.counts.waits += 1
-                if not self._changed.wait(timeout):
+                slot = self._changed.wait_for(lambda: self._take(key), timeout)
+                if slot is None:
                     raise KeyslotTimeout(
-                        f"all {len(self.slots)} keyslots were in flight for {timeout} s: wait longer, or "
+                        f"all keyslots ({len(self.slots)}) were in flight for {timeout} s: wait longer, or "
                         "make the profile with more"
                     )
+            return slot
+
+    def _take(self, key: BlockKey) -> Keyslot | None:
+        if self._resets:
+            return None
+        slot = self._by_key.get(key)
+        if slot is None:
+            return self._take_idle(key) if self._idle else None
+        self.counts.hits += 1
+        if not slot.in_flight:
+            del self._idle[slot.index]
+        slot.in_flight += 1
+        return slot
 
     def _take_idle(self, key: BlockKey) -> Keyslot:
         slot = next(iter(self._idle.values()))
@@ -192,9 +215,8 @@ class CryptoProfile:
             if not slot.in_flight:
                 self._idle[slot.index] = slot
                 if slot.key is None:
-                    slot.clear()
-                    self._idle.move_to_end(slot.index, last=False)
-                self._changed.notify()
+                    self._empty(slot)
+                self._changed.notify_all()  # one may wait for the key, another for a slot
 
     def evict(self, key: BlockKey) -> None:
         """Wipe a key from its slot, if it has one. Raises KeyslotBusy while it is in flight."""
@@ -203,13 +225,13 @@ class CryptoProfile:
             if slot is None:
                 return
             if slot.in_flight:
+                requests = f"{slot.in_flight} request{'s' * (slot.in_flight > 1)}"
                 raise KeyslotBusy(
-                    f"keyslot {slot.index} has {slot.in_flight} requests in flight under this key: evict "
-                    "it when they are done"
+                    f"keyslot {slot.index} has {requests} in flight under this key: evict it when they "
+                    "are done"
                 )
-            slot.clear()
             del self._by_key[key]
-            self._idle.move_to_end(slot.index, last=False)
+            self._empty(slot)
 
     def retire(self, key: BlockKey) -> None:
         """Wipe a key now, or when its last request in flight is done."""
@@ -218,28 +240,46 @@ class CryptoProfile:
             if slot is not None:
                 slot.key = None
                 if not slot.in_flight:
-                    slot.clear()
-                    self._idle.move_to_end(slot.index, last=False)
+                    self._empty(slot)
 
-    def reset(self) -> None:
+    def _empty(self, slot: Keyslot) -> None:
+        """Wipe an idle slot: it is the next to be programmed."""
+        slot.clear()
+        self._idle.move_to_end(slot.index, last=False)
+
+    def reset(self, timeout: float | None = None) -> None:
         """The device was reset, and forgot its keys: program them again (blk_crypto_reprogram_all_keys).
 
-        Requests in flight are the driver's to repeat. Raises as `BlockKey.make`; the slots of keys
-        that are gone are empty then.
+        Waits for the requests in flight, and holds new ones back. Raises KeyslotTimeout after
+        `timeout` seconds, with nothing changed; what `BlockKey.make` raises, once all are tried:
+        the slots of keys that are gone are empty then.
         """
         with self._changed:
-            held = [(slot, slot.key) for slot in self.slots if slot.key is not None]
-            for slot, key in held:
-                slot.clear()
-                slot.key = key
-            gone: Exception | None = None
-            for slot, key in held:
-                try:
-                    slot.program(key)
-                    self.counts.reprogrammed += 1
-                except Exception as error:
-                    gone = error
-                    slot.key = None
-                    del self._by_key[key]
-            if gone is not None:
-                raise gone
+            self._resets += 1
+            try:
+                if not self._changed.wait_for(lambda: len(self._idle) == len(self.slots), timeout):
+                    raise KeyslotTimeout(
+                        f"requests were in flight for {timeout} s: reset the device when they are done"
+                    )
+                self._reprogram()
+            finally:
+                self._resets -= 1
+                self._changed.notify_all()
+
+    def _reprogram(self) -> None:
+        held = [(slot, slot.key) for slot in self._idle.values() if slot.key is not None]
+        self._by_key.clear()
+        for slot, _ in held:
+            slot.clear()
+        gone: Exception | None = None
+        for slot, key in held:
+            try:
+                slot.program(key)
+            except Exception as error:
+                gone = error
+                self._empty(slot)
+            else:
+                self._by_key[key] = slot
+                self.counts.reprogrammed += 1
+        if gone is not None:
+            raise gone

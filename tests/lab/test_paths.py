@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from mktme.lab import paths
+from mktme.lab.paths import study
 from mktme.lab.paths.plots import save
 from mktme.lab.paths.show import show_paths
 from mktme.lab.paths.study import PathsError
@@ -21,7 +22,9 @@ ALL = ("none", "line", "line-file", "inline", "inline-lba", "bounce")
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return paths.run(ALL, size=1 << 20, rounds=1, folder=tmp_path_factory.mktemp("paths"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "STEP", 0.0005)  # seconds: nothing here depends on times
+        return paths.run(ALL, size=1 << 20, rounds=1, folder=tmp_path_factory.mktemp("paths"))
 
 
 def row(outcome: dict[str, Any], workload: str, request: str, path: str) -> dict[str, Any]:
