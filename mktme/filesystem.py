@@ -376,7 +376,8 @@ class FileSystem:
 class EncryptedFile:
     """An open file; made by `FileSystem.create` and `FileSystem.open`, closed as a context.
 
-    Offsets and lengths are bytes. Closing it closes its maps.
+    Offsets and lengths are bytes. Closing it closes its maps; every call raises pmem.dax.FileClosed
+    then.
     """
 
     def __init__(self, system: FileSystem, file: File, inode: Encryption, path: str) -> None:
@@ -423,12 +424,16 @@ class EncryptedFile:
         self._closed = True
         for each in self._maps:
             each.close()
-        gone = not self._file.stat().links
+        gone = not (self._system.volume.closed or self._file.stat().links)
         self._file.close()
         if self._info is not None:
             self._system.keyring.close(self._info)
             if gone:
                 self._system.forget(self._inode)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise FileClosed("the file has been closed: open it again")
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
         """Plaintext of a range, fewer bytes where the file ends."""
@@ -439,6 +444,7 @@ class EncryptedFile:
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         """Fill a writable contiguous buffer; how many bytes, fewer where the file ends."""
+        self._check()
         if self._how is None:
             return self._file.read_into(buffer, offset)
         out = buffer_bytes(buffer, writable=True)
@@ -449,6 +455,7 @@ class EncryptedFile:
 
     def write(self, offset: int, data: Any) -> None:
         """Write a contiguous buffer; the file grows as needed."""
+        self._check()
         if self._how is None:
             self._file.write(offset, data)
             return
@@ -458,6 +465,7 @@ class EncryptedFile:
 
     def truncate(self, size: int) -> None:
         """Make the file longer (with zeros) or shorter. Raises pmem.dax.FileBusy if it is mapped."""
+        self._check()
         if self._how is None:
             self._file.truncate(size)
         else:
@@ -465,6 +473,7 @@ class EncryptedFile:
 
     def punch(self, offset: int, length: int) -> None:
         """Make a range read as zeros, and free its blocks. Raises pmem.dax.FileBusy if it is mapped."""
+        self._check()
         if self._how is None:
             self._file.punch(offset, length)
         else:
@@ -472,6 +481,7 @@ class EncryptedFile:
 
     def fallocate(self, offset: int, length: int) -> None:
         """Give a range blocks."""
+        self._check()
         if self._how is None:
             self._file.fallocate(offset, length)
         else:
@@ -492,6 +502,7 @@ class EncryptedFile:
         Raises MappingError where the path has none; KeyTableFull if every KeyID is pinned;
         pmem.dax.FileBusy if the file shares blocks, or the volume is log-structured.
         """
+        self._check()
         if self._how is None:
             raise MappingError("the file isn't encrypted: map it on the path none")
         made = self._system.path.map(self._file, self._how)

@@ -691,6 +691,17 @@ def where(stage: Stage, keys: dict[str, bytes]) -> set[str]:
     return found
 
 
+def test_a_file_that_is_closed_after_its_volume_gives_its_key_back(device: pmem.Device) -> None:
+    stage = Stage(device)
+    file = stage.systems["line"].create(f"{stage.folder()}/a")
+    file.write(0, b"x")
+    stage.volume.close()
+    file.close()
+    assert stage.ring.remove(stage.key).busy == ()
+    with pytest.raises(dax.FileClosed):
+        file.read()
+
+
 def test_threads_read_and_write_files_of_their_own_and_of_others(stage: Stage) -> None:
     folder, places = stage.folder(), [*PLACES]
 
