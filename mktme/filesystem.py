@@ -33,7 +33,7 @@ from mktme.stack.contents import physical
 from mktme.stack.direct import FileMap, Plain, PlainContents
 from mktme.stack.path import FilePath
 from pmem.buffers import buffer_bytes
-from pmem.dax import ROOT, Cleaned, Entry, File, Moved, NameNotFound, Stat, Volume
+from pmem.dax import ROOT, Cleaned, Entry, File, FileClosed, Moved, NameNotFound, Stat, Volume
 
 CONTEXT, SCHEME = b"c", b"iv"  # extended attributes: the context; a scheme other than the policy's
 INODES = ("inode", "inode_hash")  # coordinates that two files never have in common
