@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +28,7 @@ class Bio:
     key: BlockKey | None = None
     dun: int = 0
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes."""
         return sum([segment.size for segment in self.segments])
@@ -45,8 +44,9 @@ class Bio:
 
     def check(self, size: int) -> None:
         """Refuse a request that a device of `size` bytes, or its key, can't have. Raises BioError."""
-        unit = self._unit
+        unit, total = self._unit, 0
         for segment in self.segments:
+            total += segment.size
             if segment.dtype != BYTE or segment.ndim != 1 or not segment.flags.c_contiguous:
                 raise BioError(
                     f"a segment of shape {segment.shape} and dtype {segment.dtype} is not bytes in a row: "
@@ -59,13 +59,13 @@ class Bio:
                     f"a segment of {segment.size} bytes is not whole data units of {unit}, as a "
                     "bio's segments are"
                 )
-        if self.sector < 0 or self.sector * SECTOR + self.size > size:
+        if self.sector < 0 or self.sector * SECTOR + total > size:
             raise BioError(
-                f"{self.size} bytes at sector {self.sector} are outside of the device, which has "
+                f"{total} bytes at sector {self.sector} are outside of the device, which has "
                 f"{size // SECTOR} sectors"
             )
         if self.key is not None:
-            last = self.dun if self.dun < 0 else max(self.dun, self.next_dun - 1)
+            last = self.dun + max(total // unit - 1, 0) if self.dun >= 0 else self.dun
             if last >> 8 * self.key.dun_bytes:
                 raise BioError(
                     f"data unit number {last} doesn't fit the {self.key.dun_bytes} bytes that the "

@@ -9,7 +9,7 @@ same.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,9 +103,9 @@ class BlockDevice:
             slot = profile.get(key)
             try:
                 if software:
-                    self._in_software(bio, slot)
+                    self._in_software(bio, key, slot)
                 else:
-                    self._inline(bio, slot)
+                    self._inline(bio, key, slot)
             finally:
                 profile.put(slot)
             copied = size if software else 0
@@ -120,53 +120,47 @@ class BlockDevice:
             self.counts.fallbacks += software
 
     def _plain(self, bio: Bio) -> None:
-        media = self.device.mapping()
-        for at, segment in _placed(bio):
-            if bio.write:
-                media[at : at + segment.size] = segment
-            else:
-                segment[:] = media[at : at + segment.size]
-
-    def _inline(self, bio: Bio, slot: Keyslot) -> None:
-        media, dun = self.device.mapping(), bio.dun
-        assert bio.key is not None
-        for at, segment in _placed(bio):
+        media, at = self.device.mapping(), bio.sector * SECTOR
+        for segment in bio.segments:
             there = media[at : at + segment.size]
             if bio.write:
-                _crypt(slot, False, dun, bio.key.unit, segment, there)
+                there[:] = segment
             else:
-                _crypt(slot, True, dun, bio.key.unit, there, segment)
-            dun += segment.size // bio.key.unit
+                segment[:] = there
+            at += segment.size
 
-    def _in_software(self, bio: Bio, slot: Keyslot) -> None:
-        media, dun = self.device.mapping(), bio.dun
-        assert bio.key is not None
-        unit = bio.key.unit
-        for at, segment in _placed(bio):
+    def _inline(self, bio: Bio, key: BlockKey, slot: Keyslot) -> None:
+        media, at, dun = self.device.mapping(), bio.sector * SECTOR, bio.dun
+        for segment in bio.segments:
+            there = media[at : at + segment.size]
+            if bio.write:
+                _crypt(slot, False, dun, key.unit, segment, there)
+            else:
+                _crypt(slot, True, dun, key.unit, there, segment)
+            at += segment.size
+            dun += segment.size // key.unit
+
+    def _in_software(self, bio: Bio, key: BlockKey, slot: Keyslot) -> None:
+        media, at, dun = self.device.mapping(), bio.sector * SECTOR, bio.dun
+        for segment in bio.segments:
+            there = media[at : at + segment.size]
             if bio.write:
                 for done in range(0, segment.size, BOUNCE):
                     part = segment[done : done + BOUNCE]
                     bounce = self._bounce(part.size)
-                    _crypt(slot, False, dun + done // unit, unit, part, bounce)
-                    media[at + done : at + done + part.size] = bounce
+                    _crypt(slot, False, dun + done // key.unit, key.unit, part, bounce)
+                    there[done : done + part.size] = bounce
             else:
-                segment[:] = media[at : at + segment.size]
-                _crypt(slot, True, dun, unit, segment, segment)
-            dun += segment.size // unit
+                segment[:] = there
+                _crypt(slot, True, dun, key.unit, segment, segment)
+            at += segment.size
+            dun += segment.size // key.unit
 
     def _bounce(self, size: int) -> Bytes:
         room: Bytes | None = getattr(self._local, "bounce", None)
         if room is None:
             room = self._local.bounce = np.empty(BOUNCE, np.uint8)
         return room[:size]
-
-
-def _placed(bio: Bio) -> Iterator[tuple[int, Bytes]]:
-    """The segments, each with its address on the device."""
-    at = bio.sector * SECTOR
-    for segment in bio.segments:
-        yield at, segment
-        at += segment.size
 
 
 def _crypt(slot: Keyslot, back: bool, dun: int, unit: int, source: Bytes, to: Bytes) -> None:

@@ -154,7 +154,8 @@ class CryptoProfile:
         self.slots = tuple(Keyslot(i) for i in range(slots))
         self._by_key: dict[BlockKey, Keyslot] = {}
         self._idle: OrderedDict[int, Keyslot] = OrderedDict((slot.index, slot) for slot in self.slots)
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._resets = 0  # waiting for requests in flight, or at work; new requests wait for them
 
     def supports(self, key: BlockKey) -> bool:
@@ -171,7 +172,7 @@ class CryptoProfile:
         Raises KeyslotTimeout after `timeout` seconds; KeyUnavailable (or what `BlockKey.make`
         raises) if the key is gone, and nothing has changed then.
         """
-        with self._changed:
+        with self._lock:
             slot = self._take(key)
             if slot is None:
                 self.counts.waits += 1
@@ -210,7 +211,7 @@ class CryptoProfile:
 
     def put(self, slot: Keyslot) -> None:
         """End a request's use of a slot, which is idle when the last one has."""
-        with self._changed:
+        with self._lock:
             slot.in_flight -= 1
             if not slot.in_flight:
                 self._idle[slot.index] = slot
@@ -220,7 +221,7 @@ class CryptoProfile:
 
     def evict(self, key: BlockKey) -> None:
         """Wipe a key from its slot, if it has one. Raises KeyslotBusy while it is in flight."""
-        with self._changed:
+        with self._lock:
             slot = self._by_key.get(key)
             if slot is None:
                 return
@@ -235,7 +236,7 @@ class CryptoProfile:
 
     def retire(self, key: BlockKey) -> None:
         """Wipe a key now, or when its last request in flight is done."""
-        with self._changed:
+        with self._lock:
             slot = self._by_key.pop(key, None)
             if slot is not None:
                 slot.key = None
@@ -254,7 +255,7 @@ class CryptoProfile:
         `timeout` seconds, with nothing changed; what `BlockKey.make` raises, once all are tried:
         the slots of keys that are gone are empty then.
         """
-        with self._changed:
+        with self._lock:
             self._resets += 1
             try:
                 if not self._changed.wait_for(lambda: len(self._idle) == len(self.slots), timeout):
