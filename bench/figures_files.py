@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from figure import Figure, aligned, repeated, speedup
 
@@ -28,7 +29,7 @@ def files(folder: Path, rounds: int) -> Iterator[Figure]:
     yield from creates(folder, max(3, rounds // 4))
 
 
-def _system(device: Device, path: FilePath[object]) -> FileSystem:
+def _system(device: Device, path: FilePath[Any]) -> FileSystem:
     system = FileSystem(dax.make(device, inodes=4 * FILES), path)
     system.mkdir("/d")
     system.set_policy("/d", Policy(system.keyring.add(bytes(range(64)))))
