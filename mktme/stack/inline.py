@@ -11,12 +11,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from mktme.crypto.algorithms import ALGORITHMS
 from mktme.crypto.cipher import Bytes
 from mktme.errors import SchemeError
-from mktme.iv.compiled import Binding
+from mktme.iv import coordinates as known
 from mktme.iv.scheme import Scheme
 from mktme.stack.bio import SECTOR, Bio
 from mktme.stack.contents import physical, values_of
@@ -74,8 +72,13 @@ class Inline(FilePath[InlineContents]):
             )
         algorithm = ALGORITHMS[key.algorithm]
         values = values_of(scheme, unit, given)
-        ivs = Binding(scheme, unit, values).at(np.arange(2, dtype=np.uint64), scheme.words)
-        first, second = (int.from_bytes(row.astype("<u8").tobytes(), "little") for row in ivs)
+        steps = {name: known.step(name, unit) for name in scheme.coordinates}
+        first, second = (
+            int.from_bytes(
+                scheme.iv_bytes(**{n: values[n] + i * step for n, step in steps.items()}), "little"
+            )
+            for i in (0, 1)
+        )
         if second - first != 1 and not (scheme.name == "ino-lblk-32" and second == 0):
             raise SchemeError(
                 f"the IVs of {scheme.name} at {unit} bytes are {second - first} apart, and an engine counts "
