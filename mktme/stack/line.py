@@ -24,7 +24,6 @@ from mktme.stack.keyids import Holder, KeyIds
 from mktme.stack.path import FileKey
 from mktme.stack.slot import Slot
 from mktme.stack.units import UnitPath
-from pmem.dax import File
 from pmem.geometry import LINE
 
 
@@ -129,26 +128,11 @@ class Line(Direct[LineContents]):
     def leave(self, how: LineContents) -> None:
         self.keyids.unpin(how.key, keep=True)
 
-    def read_into(self, file: File, how: LineContents, offset: int, out: Bytes) -> None:
+    def begin(self, how: LineContents) -> None:
         self.keyids.pin(how.key)
-        try:
-            super().read_into(file, how, offset, out)
-        finally:
-            self.keyids.unpin(how.key)
 
-    def write(self, file: File, how: LineContents, offset: int, data: Bytes) -> None:
-        self.keyids.pin(how.key)
-        try:
-            super().write(file, how, offset, data)
-        finally:
-            self.keyids.unpin(how.key)
-
-    def move(self, how: LineContents, offset: int, old: int, new: int, length: int) -> None:
-        self.keyids.pin(how.key)
-        try:
-            super().move(how, offset, old, new, length)
-        finally:
-            self.keyids.unpin(how.key)
+    def end(self, how: LineContents) -> None:
+        self.keyids.unpin(how.key)
 
     def fetch(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
         device = self.device

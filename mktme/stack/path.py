@@ -92,19 +92,31 @@ class FilePath(ABC, Generic[How]):
         """Write whole grains whose plaintext lies in the caller's buffer."""
         self.put(how, offset, address, data)
 
+    def begin(self, how: How) -> None:
+        """Before bytes of a file are fetched or put; it may wait. The file is locked by then, so
+        nobody waits for a file in between.
+        """
+
+    def end(self, how: How) -> None:
+        """After that."""
+
     def read_into(self, file: File, how: How, offset: int, out: Bytes) -> None:
         """Fill a buffer with a file's bytes from an offset on; past its end they are zeros."""
         self.traffic.add(asked=out.size)
         at, end = offset, offset + out.size
         with file.reading(offset, out.size) as extents:
-            for extent in extents:
-                first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
-                out[at - offset : first - offset] = 0  # a hole
-                part, at = out[first - offset : last - offset], last
-                if extent.written:
-                    self._read(how, first, extent.address + first - extent.offset, part)
-                else:
-                    part[:] = 0
+            self.begin(how)
+            try:
+                for extent in extents:
+                    first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
+                    out[at - offset : first - offset] = 0  # a hole
+                    part, at = out[first - offset : last - offset], last
+                    if extent.written:
+                        self._read(how, first, extent.address + first - extent.offset, part)
+                    else:
+                        part[:] = 0
+            finally:
+                self.end(how)
             out[at - offset :] = 0
 
     def write(self, file: File, how: How, offset: int, data: Bytes) -> None:
@@ -112,23 +124,38 @@ class FilePath(ABC, Generic[How]):
         self.traffic.add(asked=data.size)
         with file.in_place(offset, data.size) as address:
             if address is not None:
-                self._write_in_place(how, offset, address, data)
+                self.begin(how)
+                try:
+                    self._write_in_place(how, offset, address, data)
+                finally:
+                    self.end(how)
         if address is None:
             self.finish(how, file.begin_write(offset, data.size), data)
 
     def finish(self, how: How, writing: Writing, data: Bytes = NOTHING) -> None:
         """Carry out a change that a file began: put the bytes of its blocks, then leave it."""
         with writing:
-            parts = [*writing.parts()]
-            for piece in writing.pieces:
-                end, count = piece.offset + piece.length, 0
-                while count < len(parts) and parts[count].offset < end:
-                    count += 1
-                self._put_piece(how, piece, parts[:count], data, writing.offset)
-                del parts[:count]
+            self.begin(how)
+            try:
+                parts = [*writing.parts()]
+                for piece in writing.pieces:
+                    end, count = piece.offset + piece.length, 0
+                    while count < len(parts) and parts[count].offset < end:
+                        count += 1
+                    self._put_piece(how, piece, parts[:count], data, writing.offset)
+                    del parts[:count]
+            finally:
+                self.end(how)
 
     def move(self, how: How, offset: int, old: int, new: int, length: int) -> None:
-        """Plaintext of whole grains from one address to another, encrypted anew."""
+        """Plaintext of whole grains from one address to another, encrypted anew; the file is locked."""
+        self.begin(how)
+        try:
+            self._move(how, offset, old, new, length)
+        finally:
+            self.end(how)
+
+    def _move(self, how: How, offset: int, old: int, new: int, length: int) -> None:
         for at in range(0, length, CHUNK):
             page = self.page(min(CHUNK, length - at))
             self.fetch(how, offset + at, old + at, page)
@@ -192,7 +219,7 @@ class FilePath(ABC, Generic[How]):
                     elif part.source is None:
                         self._zero(how, low, address, size)
                     else:
-                        self.move(how, low, part.source + low - part.offset, address, size)
+                        self._move(how, low, part.source + low - part.offset, address, size)
                     low += size
                 else:
                     self._patch(how, piece, parts, at, grain, data, first)

@@ -8,6 +8,7 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -716,6 +717,37 @@ def test_threads_read_and_write_files_of_their_own_and_of_others(stage: Stage) -
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(work, n) for n in range(12)]:
             future.result()
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["in place", "log"])
+def test_threads_take_turns_at_one_keyid_while_blocks_are_moved(device: pmem.Device, log: bool) -> None:
+    stage = Stage(device, log=log)
+    folder = stage.folder()
+    system = FileSystem(stage.volume, Line(Controller(device), 1), keyring=stage.ring, iv="pmem-line")
+    done = threading.Event()
+
+    def work(n: int) -> None:
+        rng, data = np.random.default_rng(n), bytearray()
+        with system.create(f"{folder}/{n}") as file:
+            scribble(file, data, rng, 40)
+
+    def move() -> None:
+        while not done.is_set():
+            if log:
+                system.clean()
+            else:
+                system.defragment()
+
+    with ThreadPoolExecutor(6) as pool:
+        mover = pool.submit(move)
+        try:
+            for future in [pool.submit(work, n) for n in range(5)]:
+                future.result()
+        finally:
+            done.set()
+        mover.result()
+    assert system.path.keyids.churn.evicted > 5
+    assert dax.check(stage.volume).problems == []
 
 
 def test_a_full_volume_changes_nothing(stage: Stage) -> None:
