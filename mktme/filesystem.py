@@ -6,12 +6,12 @@ the moment that it exists. Who has no key sees no-key names, may delete, and ope
 
 from __future__ import annotations
 
-import os
+import operator
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -33,7 +33,21 @@ from mktme.stack.contents import physical
 from mktme.stack.direct import FileMap, Plain, PlainContents
 from mktme.stack.path import FilePath
 from pmem.buffers import buffer_bytes
-from pmem.dax import ROOT, Cleaned, Entry, File, FileClosed, Moved, NameNotFound, Stat, Volume
+from pmem.dax import (
+    ROOT,
+    Cleaned,
+    Entry,
+    File,
+    FileClosed,
+    Moved,
+    NameExists,
+    NameNotFound,
+    NotDirectory,
+    Stat,
+    Volume,
+)
+from pmem.dax.directory import checked
+from pmem.errors import RangeError
 
 CONTEXT, SCHEME = b"c", b"iv"  # extended attributes: the context; a scheme other than the policy's
 INODES = ("inode", "inode_hash")  # coordinates that two files never have in common
@@ -72,7 +86,7 @@ class FileSystem:
     that was made last: blocks whose IVs come from where they lie are encrypted anew, others move
     as they are. Thread-safe as the volume is.
 
-    Raises SchemeError for a scheme that there isn't.
+    Raises SchemeError for a scheme that there isn't, MappingError for a path on another device.
     """
 
     def __init__(
@@ -83,6 +97,10 @@ class FileSystem:
         keyring: Keyring | None = None,
         iv: str = "",
     ) -> None:
+        if path.device is not volume.device:
+            raise MappingError(
+                f"the path {path.name} is on {path.device!r}, and the volume isn't: make it on volume.device"
+            )
         self.volume, self.path = volume, path
         self.keyring = Keyring(volume.uuid) if keyring is None else keyring
         if iv:
@@ -99,7 +117,8 @@ class FileSystem:
     def set_policy(self, path: str, policy: Policy) -> None:
         """Encrypt an empty directory, and what will be below it.
 
-        Raises PolicyError if it isn't empty or has another policy; KeyUnavailable without the key.
+        Raises PolicyError if it isn't empty or has another policy; KeyUnavailable without the key,
+        KeyMaterialError or PolicyError for a key that such a policy can't have.
         """
         if self.keyring.status(policy.key).state != PRESENT:
             raise KeyUnavailable(f"the key {policy.key.hex()} isn't there: add it before its policy is set")
@@ -110,7 +129,9 @@ class FileSystem:
             raise PolicyError(f"{path} is encrypted under another policy: make another directory")
         if self.volume.list(inode.number):
             raise PolicyError(f"{path} is not empty: policies are for empty directories")
-        self.volume.setxattr(inode.number, CONTEXT, Context.new(policy).to_bytes())
+        context = Context.new(policy)
+        with self.keyring.using(context, inode.number, "names"):  # refuses what can't be
+            self.volume.setxattr(inode.number, CONTEXT, context.to_bytes())
 
     def policy(self, path: str) -> Policy | None:
         """The policy of a file or directory; None if it isn't encrypted."""
@@ -122,12 +143,12 @@ class FileSystem:
     def create(self, path: str) -> EncryptedFile:
         """Make an empty file and open it; in an encrypted directory it is encrypted.
 
-        Raises KeyUnavailable without the key, EncryptedNameError for a name that is too long, and as
+        Raises KeyUnavailable without the key, SchemeError for what the path can't do, and as
         `Volume.create`.
         """
         directory, name = self._parent(path)
         made, xattrs = self._inherited(directory, self.iv)
-        with self._names(directory) as names:
+        with self._names(directory, path) as names:
             written = _written(names, name)
             file = self.volume.create_at(directory.number, written, xattrs=xattrs)
         inode = made._replace(number=file.number, generation=file.generation)
@@ -155,7 +176,7 @@ class FileSystem:
     def mkdir(self, path: str) -> None:
         """Make a directory, with the policy of the one that it is in."""
         directory, name = self._parent(path)
-        with self._names(directory) as names:
+        with self._names(directory, path) as names:
             self.volume.mkdir_at(
                 directory.number, _written(names, name), xattrs=self._inherited(directory)[1]
             )
@@ -184,7 +205,7 @@ class FileSystem:
         (source, name), (target, new_name) = self._parent(old), self._parent(new)
         entry, replaced = self._entry(source, name), None
         self._check_same(self._inode(entry.number), target, new)
-        with self._names(target) as names:
+        with self._names(source, old), self._names(target, new) as names:
             written = _written(names, new_name)
             with suppress(NameNotFound):
                 replaced = self._inode(self.volume.lookup(target.number, written).number)
@@ -214,7 +235,7 @@ class FileSystem:
         """Whether there is such a file or directory."""
         try:
             self._resolve(path)
-        except NameNotFound:
+        except (NameNotFound, NotDirectory):
             return False
         return True
 
@@ -233,7 +254,7 @@ class FileSystem:
                 f"{path} can't share its blocks: the IVs of {inode.ivs.name} come from the inode number, "
                 "and another file has another: copy it"
             )
-        with self._names(target) as names:
+        with self._names(target, new) as names:
             self.volume.reflink_at(number, target.number, _written(names, name))
 
     # Blocks
@@ -306,13 +327,21 @@ class FileSystem:
                     self.keyring.forget(inode.context, inode.number, kind)
 
     @contextmanager
-    def _names(self, directory: Encryption) -> Iterator[NameCipher | None]:
-        """A directory's names while they are in use; None if it isn't encrypted."""
+    def _names(self, directory: Encryption, path: str = "") -> Iterator[NameCipher | None]:
+        """A directory's names while they are in use; None if it isn't encrypted.
+
+        That a name is there, or isn't, is said of `path`: what is stored tells nobody anything.
+        """
         if directory.context is None:
             yield None
             return
         with self.keyring.using(directory.context, directory.number, "names") as info:
-            yield info.names
+            try:
+                yield info.names
+            except NameExists:
+                raise NameExists(f"{path} exists already: open it, or choose another name") from None
+            except NameNotFound:
+                raise NameNotFound(f"there is no {path!r} in the directory") from None
 
     def plain(self, number: int) -> PlainContents:
         """What the path none knows of a file; for open files."""
@@ -333,9 +362,9 @@ class FileSystem:
     def _entry(self, directory: Encryption, name: str) -> Entry:
         """The entry of a name, or of a no-key name. Raises NameNotFound."""
         if directory.context is None:
-            return self.volume.lookup(directory.number, os.fsencode(name))
+            return self.volume.lookup(directory.number, checked(name))
         try:
-            with self._names(directory) as names:
+            with self._names(directory, name) as names:
                 return self.volume.lookup(directory.number, _written(names, name))
         except KeyUnavailable:
             pass
@@ -376,8 +405,7 @@ class FileSystem:
 class EncryptedFile:
     """An open file; made by `FileSystem.create` and `FileSystem.open`, closed as a context.
 
-    Offsets and lengths are bytes. Closing it closes its maps; every call raises pmem.dax.FileClosed
-    then.
+    Offsets and lengths are bytes. Closing it closes its maps.
     """
 
     def __init__(self, system: FileSystem, file: File, inode: Encryption, path: str) -> None:
@@ -424,30 +452,29 @@ class EncryptedFile:
         self._closed = True
         for each in self._maps:
             each.close()
-        gone = not (self._system.volume.closed or self._file.stat().links)
+        gone = not (self._system.volume.closed or self._file.inode.links)
         self._file.close()
         if self._info is not None:
-            self._system.keyring.close(self._info)
+            with suppress(KeyringError):  # the keyring was wiped
+                self._system.keyring.close(self._info)
             if gone:
                 self._system.forget(self._inode)
 
-    def _check(self) -> None:
-        if self._closed:
-            raise FileClosed("the file has been closed: open it again")
-
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
         """Plaintext of a range, fewer bytes where the file ends."""
-        count = max(0, self.size - offset) if length is None else max(0, min(length, self.size - offset))
-        out = np.empty(count, np.uint8)
-        self.read_into(out, offset)
-        return out.tobytes()
+        if self._how is None:
+            return self._file.read(offset, length)
+        offset, count = self._checked(offset, self._file.size if length is None else length)
+        out = np.empty(max(0, min(count, self._file.size - offset)), np.uint8)
+        got = self.read_into(out, offset)
+        return out[:got].tobytes()
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         """Fill a writable contiguous buffer; how many bytes, fewer where the file ends."""
-        self._check()
         if self._how is None:
             return self._file.read_into(buffer, offset)
         out = buffer_bytes(buffer, writable=True)
+        offset, _ = self._checked(offset, out.size)
         count = max(0, min(out.size, self._file.size - offset))
         if count:
             self._system.path.read_into(self._file, self._how, offset, out[:count])
@@ -455,17 +482,16 @@ class EncryptedFile:
 
     def write(self, offset: int, data: Any) -> None:
         """Write a contiguous buffer; the file grows as needed."""
-        self._check()
         if self._how is None:
             self._file.write(offset, data)
             return
         source = buffer_bytes(data)
+        offset, _ = self._checked(offset, source.size)
         if source.size:
             self._system.path.write(self._file, self._how, offset, source)
 
     def truncate(self, size: int) -> None:
         """Make the file longer (with zeros) or shorter. Raises pmem.dax.FileBusy if it is mapped."""
-        self._check()
         if self._how is None:
             self._file.truncate(size)
         else:
@@ -473,7 +499,6 @@ class EncryptedFile:
 
     def punch(self, offset: int, length: int) -> None:
         """Make a range read as zeros, and free its blocks. Raises pmem.dax.FileBusy if it is mapped."""
-        self._check()
         if self._how is None:
             self._file.punch(offset, length)
         else:
@@ -481,7 +506,6 @@ class EncryptedFile:
 
     def fallocate(self, offset: int, length: int) -> None:
         """Give a range blocks."""
-        self._check()
         if self._how is None:
             self._file.fallocate(offset, length)
         else:
@@ -502,28 +526,35 @@ class EncryptedFile:
         Raises MappingError where the path has none; KeyTableFull if every KeyID is pinned;
         pmem.dax.FileBusy if the file shares blocks, or the volume is log-structured.
         """
-        self._check()
+        self._checked(0, 0)
         if self._how is None:
             raise MappingError("the file isn't encrypted: map it on the path none")
         made = self._system.path.map(self._file, self._how)
-        self._maps.append(made)
+        self._maps = [*(each for each in self._maps if not each.closed), made]
         return made
 
-    def unmap(self, made: FileMap) -> None:
-        """End one of the file's maps."""
-        self._maps.remove(made)
-        made.close()
+    def _checked(self, offset: SupportsIndex, length: SupportsIndex) -> tuple[int, int]:
+        """A range of bytes. Raises FileClosed; RangeError for what can't be one."""
+        if self._closed:
+            raise FileClosed("the file has been closed: open it again")
+        try:
+            first, count = operator.index(offset), operator.index(length)
+        except TypeError:
+            raise RangeError(f"offset {offset!r} and length {length!r} are to be whole bytes") from None
+        if first < 0 or count < 0:
+            raise RangeError(f"offset {first} and length {count} are to be 0 or more, in bytes")
+        return first, count
 
 
 def _written(names: NameCipher | None, name: str) -> bytes:
     """A name as it is on the medium."""
-    plain = os.fsencode(name)
+    plain = checked(name)
     return plain if names is None else names.encrypt(plain)
 
 
 def _shown(plain: bytes | None, stored: bytes) -> str:
     """A name, or the no-key name where there is no key, or what is stored is damaged."""
-    return str(NoKeyName.of(stored)) if plain is None else os.fsdecode(plain)
+    return str(NoKeyName.of(stored)) if plain is None else plain.decode("utf-8", "surrogateescape")
 
 
 def _parts(path: str) -> list[str]:

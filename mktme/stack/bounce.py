@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,24 @@ from mktme.crypto.cipher import Bytes
 from mktme.iv.scheme import Scheme
 from mktme.stack.contents import Contents
 from mktme.stack.path import CHUNK, FileKey, FilePath
+from mktme.stack.units import UnitCipher
 from pmem.geometry import PAGE
 
 
-class Bounce(FilePath[Contents]):
+class BounceContents(Contents):
+    """A file's encryption on the bounce path; its cipher is made when it is first needed."""
+
+    def __init__(self, key: FileKey, scheme: Scheme, unit: int, given: Mapping[str, Any]) -> None:
+        super().__init__(key.algorithm, scheme, unit, given)
+        self._key = key
+
+    @cached_property
+    def cipher(self) -> UnitCipher:
+        """The cipher of the file's data units."""
+        return self.units(self._key.slot)
+
+
+class Bounce(FilePath[BounceContents]):
     """`bounce`: page-cache pages hold plaintext, bounce pages ciphertext.
 
     Whole blocks only, as the file system writes them back. Reading copies the block into the page
@@ -25,24 +40,24 @@ class Bounce(FilePath[Contents]):
 
     name = "bounce"
 
-    def bind(self, key: FileKey, scheme: Scheme, unit: int, given: Mapping[str, Any]) -> Contents:
-        return Contents(key.algorithm, lambda: key.slot, scheme, unit, given)
+    def bind(self, key: FileKey, scheme: Scheme, unit: int, given: Mapping[str, Any]) -> BounceContents:
+        return BounceContents(key, scheme, unit, given)
 
-    def grain(self, how: Contents) -> int:
+    def grain(self, how: BounceContents) -> int:
         return PAGE
 
-    def fetch(self, how: Contents, offset: int, address: int, page: Bytes) -> None:
+    def fetch(self, how: BounceContents, offset: int, address: int, page: Bytes) -> None:
         page[:] = self.device.mapping()[address : address + page.size]
-        how.units.crypt(True, how.number(offset, address), 0, page, page)
+        how.cipher.crypt(True, how.number(offset, address), 0, page, page)
         self.traffic.add(copied=page.size, decrypted=page.size)
 
-    def put(self, how: Contents, offset: int, address: int, page: Bytes) -> None:
+    def put(self, how: BounceContents, offset: int, address: int, page: Bytes) -> None:
         bounce = self._bounce_pages(page.size)
-        how.units.crypt(False, how.number(offset, address), 0, page, bounce)
+        how.cipher.crypt(False, how.number(offset, address), 0, page, bounce)
         self.device.mapping()[address : address + page.size] = bounce
         self.traffic.add(copied=page.size, encrypted=page.size)
 
-    def load(self, how: Contents, offset: int, address: int, out: Bytes) -> None:
+    def load(self, how: BounceContents, offset: int, address: int, out: Bytes) -> None:
         for at in range(0, out.size, CHUNK):
             part = out[at : at + CHUNK]
             page = self.page(part.size)
@@ -50,7 +65,7 @@ class Bounce(FilePath[Contents]):
             part[:] = page
         self.traffic.add(copied=out.size)
 
-    def store(self, how: Contents, offset: int, address: int, data: Bytes) -> None:
+    def store(self, how: BounceContents, offset: int, address: int, data: Bytes) -> None:
         for at in range(0, data.size, CHUNK):
             part = data[at : at + CHUNK]
             page = self.page(part.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -35,27 +35,24 @@ def values_of(scheme: Scheme, unit: int, given: Mapping[str, Any]) -> dict[str, 
 
 
 class Contents:
-    """A file's data units under a key; what every path encrypts the file with.
+    """A file's data units; under a key they are what every path encrypts the file with.
 
-    `slot` gives the key's cipher, when it is first needed. A logical scheme numbers the units from
-    the file's first byte, so its ciphertext may lie anywhere. A physical one, which takes an
-    address or a sector, numbers them from the device's first byte (`physical`). `given` are the
-    scheme's other coordinates, as of `Controller.map`. Thread-safe as the slot's cipher is.
+    A logical scheme numbers the units from the file's first byte, so its ciphertext may lie
+    anywhere. A physical one, which takes an address or a sector, numbers them from the device's
+    first byte (`physical`). `given` are the scheme's other coordinates, as of `Controller.map`.
 
     Raises SchemeError for what doesn't fit together, a scheme that keeps counters, or a coordinate
     that is missing.
     """
 
-    def __init__(
-        self, algorithm: str, slot: Callable[[], Slot], scheme: Scheme, unit: int, given: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, algorithm: str, scheme: Scheme, unit: int, given: Mapping[str, Any]) -> None:
         if scheme.state:
             raise SchemeError(
                 f"{scheme.name} keeps counters or IVs beside the data, and files have no place for them: "
                 "take a scheme without"
             )
         check(ALGORITHMS[algorithm], scheme, unit, scheme.words)
-        self._slot, self.scheme, self.unit = slot, scheme, unit
+        self.scheme, self.unit = scheme, unit
         self.physical = physical(scheme)
         self._values = values_of(scheme, unit, given)
         self._width = ALGORITHMS[algorithm].iv_bytes // 8
@@ -64,10 +61,9 @@ class Contents:
     def _binding(self) -> Binding:
         return Binding(self.scheme, self.unit, self._values)
 
-    @cached_property
-    def units(self) -> UnitCipher:
-        """The cipher of the units by their numbers."""
-        return UnitCipher(self._binding, self._slot().for_scheme(self.scheme), self._width)
+    def units(self, slot: Slot) -> UnitCipher:
+        """The cipher of the units by their numbers, under a slot's key."""
+        return UnitCipher(self._binding, slot.for_scheme(self.scheme), self._width)
 
     def number(self, offset: int, address: int) -> int:
         """The number of the data unit at an offset of the file that lies at an address."""
@@ -77,7 +73,7 @@ class Contents:
         """The address where data unit 0 would lie, were the file one piece."""
         return 0 if self.physical else address - offset
 
-    def lines(self, origin: int, size: int) -> UnitPath:
+    def lines(self, slot: Slot, origin: int, size: int) -> UnitPath:
         """The lines of a device of `size` bytes, unit 0 at `origin`, of a cipher that reaches them alone."""
-        cipher = self._slot().for_scheme(self.scheme)
+        cipher = slot.for_scheme(self.scheme)
         return UnitPath(self._binding, cipher, origin, size, alone=True, width=self._width, turns=None)

@@ -20,16 +20,36 @@ from mktme.region import Region
 from mktme.stack.path import FileKey, FilePath
 from pmem.buffers import buffer_bytes
 from pmem.dax import File
-from pmem.geometry import PAGE
 
-ZEROS = 64 * PAGE  # bytes of zeros written at once
+
+class Mapped:
+    """The ranges of a file that is mapped, shared by its maps.
+
+    `regions` are (offset in the file, region) in order, without gaps from the file's first byte on.
+    """
+
+    def __init__(self, file: File, keyid: int) -> None:
+        self.file, self.keyid = file, keyid
+        self.regions: list[tuple[int, Region]] = []
+        self.starts: list[int] = []
+        self.users = 0  # maps that are open
+
+    @property
+    def end(self) -> int:
+        """Bytes of the file that lie in regions."""
+        return self.starts[-1] + self.regions[-1][1].size if self.regions else 0
+
+    def add(self, region: Region) -> None:
+        """Append a region."""
+        self.starts.append(self.end)
+        self.regions.append((self.starts[-1], region))
 
 
 class Mappable(ABC):
-    """What such a path knows of a file; `map` is its map while there is one."""
+    """What such a path knows of a file; `mapped` are its ranges while it is mapped."""
 
     def __init__(self) -> None:
-        self.map: FileMap | None = None
+        self.mapped: Mapped | None = None
 
     @abstractmethod
     def range(self, offset: int, address: int) -> dict[str, Any]:
@@ -62,58 +82,69 @@ class Direct(FilePath[How]):
         """Let the KeyID go."""
 
     def map(self, file: File, how: How) -> FileMap:
-        """The file's contents for direct access, its KeyID pinned until the map is closed.
+        """The file's contents for direct access, its KeyID pinned until its last map is closed.
 
-        Holes are filled with zeros. A file that is mapped already gives the same map once more, as
-        long as it was when it was mapped first. Raises MappingError for an empty file; KeyTableFull
-        if every KeyID is pinned; pmem.dax.FileBusy if blocks are shared, or the volume is a log.
+        Holes are filled with zeros. Raises MappingError for an empty file; KeyTableFull if every
+        KeyID is pinned; pmem.dax.FileBusy if blocks are shared, or the volume is a log.
         """
         with self._mapping:
-            if how.map is not None:
-                return how.map.again()
             if not file.size:
                 raise MappingError("an empty file has nothing to map: write to it first, or truncate it up")
-            self._fill(file, how)
-            keyid = self.take(how)
-            regions: list[tuple[int, Region]] = []
-            held = False
+            mapped = how.mapped or self._begin(file, how)
             try:
-                file.hold()
-                held = True
-                for extent in file.map():
-                    told = how.range(extent.offset, extent.address)
-                    region = self.controller.map(extent.address, extent.length, keyid, **told)
-                    regions.append((extent.offset, region))
+                size = file.size  # it can only grow, as its blocks are held
+                self._fill(file, how, size)
+                self._extend(file, how, mapped, size)
             except BaseException:
-                for _, region in regions:
-                    self.controller.unmap(region)
-                if held:
-                    file.release()
-                self.leave(how)
+                if not mapped.users:
+                    self.revoke(how)
                 raise
-            how.map = FileMap(self, how, regions, file)
-            return how.map
+            mapped.users += 1
+            return FileMap(self, how, mapped, size)
 
-    def release(self, how: How) -> None:
-        """Remove a file's ranges from the page map and let its KeyID go; for its map."""
+    def release(self, how: How, mapped: Mapped) -> None:
+        """One of a file's maps has been closed; with the last one its ranges and its KeyID go."""
         with self._mapping:
-            if how.map is not None:
-                for _, region in how.map.regions:
+            mapped.users -= 1
+            if not mapped.users and how.mapped is mapped:
+                self.revoke(how)
+
+    def revoke(self, how: How) -> None:
+        """End all maps of a file."""
+        with self._mapping:
+            mapped, how.mapped = how.mapped, None
+            if mapped is not None:
+                for _, region in mapped.regions:
                     if region.mapped:
                         self.controller.unmap(region)
-                how.map.file.release()
-                how.map = None
+                mapped.file.release()
                 self.leave(how)
 
-    def _fill(self, file: File, how: How) -> None:
+    def _begin(self, file: File, how: How) -> Mapped:
+        keyid = self.take(how)
+        try:
+            file.hold()
+        except BaseException:
+            self.leave(how)
+            raise
+        how.mapped = Mapped(file, keyid)
+        return how.mapped
+
+    def _extend(self, file: File, how: How, mapped: Mapped, size: int) -> None:
+        """Map what the file has behind the last region."""
+        for extent in file.map(mapped.end, max(0, size - mapped.end)):
+            told = how.range(extent.offset, extent.address)
+            mapped.add(self.controller.map(extent.address, extent.length, mapped.keyid, **told))
+
+    def _fill(self, file: File, how: How, end: int) -> None:
         """Write zeros where the file has nothing on the medium."""
-        at, end, zeros = 0, file.size, np.zeros(ZEROS, np.uint8)
-        written = [(e.offset, min(e.offset + e.length, end)) for e in file.map() if e.written]
+        at, written = 0, [(e.offset, e.offset + e.length) for e in file.map(0, end) if e.written]
         for first, last in [*written, (end, end)]:
-            while at < first:
-                count = min(ZEROS, first - at)
-                self.write(file, how, at, zeros[:count])
-                at += count
+            if at < first:
+                with file.begin_write(at, min(first, end) - at) as writing, self.using(how):
+                    for piece in writing.pieces:
+                        if piece.source is None:  # nobody has written there meanwhile
+                            self._zero(how, piece.offset, piece.address, piece.length)
             at = last
 
 
@@ -156,22 +187,14 @@ class Plain(Direct[PlainContents]):
 class FileMap:
     """A file that is mapped: bytes and arrays straight from its ranges.
 
-    `regions` are (offset in the file, region), one an extent. Offsets and lengths are bytes of the
-    file. A context manager; as often as the file was mapped it is to be closed. Thread-safe as
-    regions are. The path's traffic counts reads and writes, but not those of arrays.
+    Offsets and lengths are bytes of the file, which has `size` of them: as many as when it was
+    mapped. A context manager. Thread-safe as regions are. The path's traffic counts reads and
+    writes, but not those of arrays.
     """
 
-    def __init__(
-        self, path: Direct[Any], how: Mappable, regions: list[tuple[int, Region]], file: File
-    ) -> None:
-        self._path, self._how, self.regions, self.file, self.size = path, how, regions, file, file.size
-        self._starts = [offset for offset, _ in regions]
-        self._open = 1
-
-    def again(self) -> FileMap:
-        """The same map for one more user."""
-        self._open += 1
-        return self
+    def __init__(self, path: Direct[Any], how: Mappable, mapped: Mapped, size: int) -> None:
+        self._path, self._how, self._mapped, self.size = path, how, mapped, size
+        self._closed = False
 
     def __enter__(self) -> FileMap:
         return self
@@ -181,12 +204,21 @@ class FileMap:
     ) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed, or its key was taken away."""
+        return self._closed or self._how.mapped is not self._mapped
+
+    @property
+    def regions(self) -> list[tuple[int, Region]]:
+        """(offset in the file, region), one an extent or part of one."""
+        return [*self._mapped.regions]
+
     def close(self) -> None:
-        """End the map, when its last user closes it; closing once more does nothing."""
-        if self._open:
-            self._open -= 1
-            if not self._open:
-                self._path.release(self._how)
+        """End the map; closing it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._path.release(self._how, self._mapped)
 
     def read(self, offset: int, length: int) -> bytes:
         """Plaintext of a range. Raises RegionError outside of the file, RegionUnmapped."""
@@ -222,11 +254,11 @@ class FileMap:
 
     def _at(self, offset: int) -> tuple[Region, int]:
         """The region of an offset, and where in the file it begins."""
-        if not self._open:
+        if self.closed:
             raise RegionUnmapped("the file's map has been closed: map the file again")
         if not 0 <= offset < self.size:
             raise RegionError(f"offset {offset} is outside of the file, which has {self.size} bytes")
-        start, region = self.regions[bisect.bisect_right(self._starts, offset) - 1]
+        start, region = self._mapped.regions[bisect.bisect_right(self._mapped.starts, offset) - 1]
         return region, start
 
     def _parts(self, offset: int, length: int) -> list[tuple[Region, int, int, int]]:

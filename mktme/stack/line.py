@@ -9,6 +9,7 @@ times alpha^(4k)); ciphers that need whole units are refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mktme.controller import Controller
@@ -30,15 +31,32 @@ from pmem.geometry import LINE
 class LineKey(Holder):
     """A key for the line path: of one file, or of all files that share it."""
 
-    __slots__ = ("lines",)
+    __slots__ = ("mapped", "reached")
 
     def __init__(self, key: Callable[[], Key]) -> None:
         super().__init__(key, self._leave)
-        self.lines = 0  # reached under its KeyID
+        self.reached: set[LineContents] = set()  # files with lines that were reached under its KeyID
+        self.mapped: set[LineContents] = set()  # files that have maps
 
     def _leave(self) -> int:
-        flushed, self.lines = self.lines, 0
+        flushed = sum(how.flush() for how in self.reached)
+        self.reached.clear()
         return flushed
+
+
+class Pin:
+    """A context in which a key has a KeyID of its own."""
+
+    __slots__ = ("_key", "_keyids")
+
+    def __init__(self, keyids: KeyIds, key: LineKey) -> None:
+        self._keyids, self._key = keyids, key
+
+    def __enter__(self) -> None:
+        self._keyids.pin(self._key)
+
+    def __exit__(self, *_: object) -> None:
+        self._keyids.unpin(self._key)
 
 
 class LineContents(Mappable):
@@ -50,6 +68,7 @@ class LineContents(Mappable):
     def __init__(
         self,
         key: LineKey,
+        pin: Pin,
         algorithm: str,
         scheme: Scheme,
         unit: int,
@@ -61,28 +80,39 @@ class LineContents(Mappable):
                 f"lines of {LINE}: take AES-XTS, or the path bounce or inline"
             )
         super().__init__()
-        self.algorithm = algorithm
-        self.key, self.scheme, self.unit, self.given = key, scheme, unit, dict(given)
-        self._bound: tuple[Slot, Contents, dict[int, UnitPath]] | None = None
+        self.key, self.pin, self._given = key, pin, dict(given)
+        self._lines = self._end = 0  # reached since the key has its KeyID; the last one of them in the file
+        self._contents = Contents(algorithm, scheme, unit, given)
+        self._bound: tuple[Slot, dict[int, UnitPath]] | None = None
 
     def path(self, slot: Slot, offset: int, address: int, size: int) -> UnitPath:
         """The lines of an extent, under what the KeyID holds now."""
         bound = self._bound
         if bound is None or bound[0] is not slot:
-            contents = Contents(self.algorithm, lambda: slot, self.scheme, self.unit, self.given)
-            bound = self._bound = slot, contents, {}
-        _, contents, paths = bound
-        origin = contents.origin(offset, address)
+            bound = self._bound = slot, {}
+        paths, origin = bound[1], self._contents.origin(offset, address)
         path = paths.get(origin)
         if path is None:
-            path = paths[origin] = contents.lines(origin, size)
+            path = paths[origin] = self._contents.lines(slot, origin, size)
         return path
 
+    def reach(self, offset: int, size: int) -> None:
+        """Count lines of the file that are in the caches now, under the key's KeyID."""
+        self._lines += size // LINE
+        self._end = max(self._end, (offset + size) // LINE)
+        self.key.reached.add(self)
+
+    def flush(self) -> int:
+        """How many lines are flushed: as many as were reached, at most the file's."""
+        flushed, self._lines, self._end = min(self._lines, self._end), 0, 0
+        return flushed
+
     def range(self, offset: int, address: int) -> dict[str, Any]:
-        made = {"iv": self.scheme.name, "unit": self.unit, **self.given}
-        for name in self.scheme.coordinates:
+        scheme, unit = self._contents.scheme, self._contents.unit
+        made = {"iv": scheme.name, "unit": unit, **self._given}
+        for name in scheme.coordinates:
             if name == "block":
-                made[name] = offset // self.unit
+                made[name] = offset // unit
             elif name == "sector":
                 made[name] = address // 512
             elif name != "address" and known.COORDINATES[name][1]:
@@ -106,11 +136,15 @@ class Line(Direct[LineContents]):
             if held is None:
                 held = self._keys[key] = LineKey(key.key)
                 key.follow(lambda: self._forget(key))
-            return LineContents(held, key.algorithm, scheme, unit, given)
+            return LineContents(held, Pin(self.keyids, held), key.algorithm, scheme, unit, given)
 
     def _forget(self, key: FileKey) -> None:
-        """The key is wiped: so is its copy under a KeyID."""
-        self.keyids.drop(self._keys.pop(key))
+        """The key is wiped: so is its copy under a KeyID, and what is mapped under it is unmapped."""
+        with self._mapping:
+            held = self._keys.pop(key)
+            for how in [*held.mapped]:
+                self.revoke(how)
+            self.keyids.drop(held)
 
     def grain(self, how: LineContents) -> int:
         return LINE
@@ -118,32 +152,36 @@ class Line(Direct[LineContents]):
     def count(self, write: bool, first: int, end: int) -> None:
         lines = LINE * (-(-end // LINE) - first // LINE) if end > first else 0
         torn = LINE * len({at // LINE for at in (first, end) if at % LINE})  # read, changed, written back
+        inner = max(0, end // LINE - -(-first // LINE)) * LINE  # bytes of lines that are covered
         self.traffic.add(
-            asked=end - first, encrypted=lines if write else 0, decrypted=torn if write else lines
+            asked=end - first,
+            copied=end - first - inner,
+            encrypted=lines if write else 0,
+            decrypted=torn if write else lines,
         )
 
     def take(self, how: LineContents) -> int:
-        return self.keyids.pin(how.key, keep=True)
+        keyid = self.keyids.pin(how.key, keep=True)
+        how.key.mapped.add(how)
+        return keyid
 
     def leave(self, how: LineContents) -> None:
+        how.key.mapped.discard(how)
         self.keyids.unpin(how.key, keep=True)
 
-    def begin(self, how: LineContents) -> None:
-        self.keyids.pin(how.key)
-
-    def end(self, how: LineContents) -> None:
-        self.keyids.unpin(how.key)
+    def using(self, how: LineContents) -> AbstractContextManager[object]:
+        return how.pin
 
     def fetch(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
         device = self.device
         self._path(how, offset, address).read(device.mapping(), device.base, address, page)
-        how.key.lines += page.size // LINE
+        how.reach(offset, page.size)
         self.traffic.add(decrypted=page.size)
 
     def put(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
         device = self.device
         self._path(how, offset, address).write(device.mapping(), device.base, address, page)
-        how.key.lines += page.size // LINE
+        how.reach(offset, page.size)
         self.traffic.add(encrypted=page.size)
 
     def _path(self, how: LineContents, offset: int, address: int) -> UnitPath:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 How = TypeVar("How")  # what a path knows of a file's encryption
 NOTHING = np.empty(0, np.uint8)
+NOWHERE: AbstractContextManager[object] = nullcontext()
 CHUNK = 64 * PAGE  # bytes that are in pages at once: they stay in the second-level cache
 
 
@@ -65,6 +67,12 @@ class FilePath(ABC, Generic[How]):
         Raises SchemeError for what the path can't do.
         """
 
+    def using(self, how: How) -> AbstractContextManager[object]:
+        """A context in which the file's key is where it is needed. It may wait, but for no file: a file
+        is locked before its key is taken.
+        """
+        return NOWHERE
+
     def map(self, file: File, how: How) -> FileMap:
         """The file's contents for direct access. Raises MappingError where there is none."""
         raise MappingError(
@@ -92,70 +100,48 @@ class FilePath(ABC, Generic[How]):
         """Write whole grains whose plaintext lies in the caller's buffer."""
         self.put(how, offset, address, data)
 
-    def begin(self, how: How) -> None:
-        """Before bytes of a file are fetched or put; it may wait. The file is locked by then, so
-        nobody waits for a file in between.
-        """
-
-    def end(self, how: How) -> None:
-        """After that."""
-
     def read_into(self, file: File, how: How, offset: int, out: Bytes) -> None:
         """Fill a buffer with a file's bytes from an offset on; past its end they are zeros."""
-        self.traffic.add(asked=out.size)
         at, end = offset, offset + out.size
-        with file.reading(offset, out.size) as extents:
-            self.begin(how)
-            try:
-                for extent in extents:
-                    first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
-                    out[at - offset : first - offset] = 0  # a hole
-                    part, at = out[first - offset : last - offset], last
-                    if extent.written:
-                        self._read(how, first, extent.address + first - extent.offset, part)
-                    else:
-                        part[:] = 0
-            finally:
-                self.end(how)
+        with file.reading(offset, out.size) as extents, self.using(how):
+            for extent in extents:
+                first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
+                out[at - offset : first - offset] = 0  # a hole
+                part, at = out[first - offset : last - offset], last
+                if extent.written:
+                    self._read(how, first, extent.address + first - extent.offset, part)
+                else:
+                    part[:] = 0
             out[at - offset :] = 0
+        self.traffic.add(asked=out.size)
 
     def write(self, file: File, how: How, offset: int, data: Bytes) -> None:
         """Write a buffer at an offset, which may be past the file's end."""
-        self.traffic.add(asked=data.size)
-        with file.in_place(offset, data.size) as address:
+        with file.in_place(offset, data.size) as address, self.using(how):
             if address is not None:
-                self.begin(how)
-                try:
-                    self._write_in_place(how, offset, address, data)
-                finally:
-                    self.end(how)
+                self._write_in_place(how, offset, address, data)
         if address is None:
             self.finish(how, file.begin_write(offset, data.size), data)
+        self.traffic.add(asked=data.size)
 
     def finish(self, how: How, writing: Writing, data: Bytes = NOTHING) -> None:
         """Carry out a change that a file began: put the bytes of its blocks, then leave it."""
-        with writing:
-            self.begin(how)
-            try:
-                parts = [*writing.parts()]
-                for piece in writing.pieces:
-                    end, count = piece.offset + piece.length, 0
-                    while count < len(parts) and parts[count].offset < end:
-                        count += 1
-                    self._put_piece(how, piece, parts[:count], data, writing.offset)
-                    del parts[:count]
-            finally:
-                self.end(how)
+        with writing, self.using(how):
+            parts = [*writing.parts()]
+            for piece in writing.pieces:
+                end, count = piece.offset + piece.length, 0
+                while count < len(parts) and parts[count].offset < end:
+                    count += 1
+                self._put_piece(how, piece, parts[:count], data, writing.offset)
+                del parts[:count]
 
     def move(self, how: How, offset: int, old: int, new: int, length: int) -> None:
-        """Plaintext of whole grains from one address to another, encrypted anew; the file is locked."""
-        self.begin(how)
-        try:
+        """Blocks from one address to another, encrypted anew."""
+        with self.using(how):
             self._move(how, offset, old, new, length)
-        finally:
-            self.end(how)
 
     def _move(self, how: How, offset: int, old: int, new: int, length: int) -> None:
+        """Plaintext of whole grains from one address to another, encrypted anew."""
         for at in range(0, length, CHUNK):
             page = self.page(min(CHUNK, length - at))
             self.fetch(how, offset + at, old + at, page)

@@ -470,7 +470,7 @@ def test_a_file_is_mapped_and_what_is_written_there_is_in_the_file(stage: Stage)
             file.map()
         file.write(20_000, b"end")
         mapped = file.map()
-        assert file.map() is mapped
+        assert file.map().regions == mapped.regions
         assert mapped.read(0, 20_003) == bytes(20_000) + b"end"
         mapped.write(4090, b"across two blocks")
         mapped.array(np.uint32, (4,))[:] = [1, 2, 3, 4]
