@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ class Bio:
 
     write: bool
     sector: int
-    segments: tuple[Bytes, ...]
+    segments: Sequence[Bytes]
     key: BlockKey | None = None
     dun: int = 0
 
@@ -46,6 +47,11 @@ class Bio:
         """Refuse a request that a device of `size` bytes, or its key, can't have. Raises BioError."""
         unit, total = self._unit, 0
         for segment in self.segments:
+            if not isinstance(segment, np.ndarray):
+                raise BioError(
+                    f"a segment of type {type(segment).__name__} is not an array: segments are a sequence "
+                    "of uint8 arrays, and np.frombuffer makes them of other buffers"
+                )
             total += segment.size
             if segment.dtype != BYTE or segment.ndim != 1 or not segment.flags.c_contiguous:
                 raise BioError(

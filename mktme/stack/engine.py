@@ -95,6 +95,7 @@ class BlockDevice:
         size, key, software = bio.size, bio.key, False
         if bio.write and size:
             self.device.reserve(bio.sector * SECTOR, size)
+            bio = self._apart(bio)
         if key is None:
             self._plain(bio)
         else:
@@ -118,6 +119,13 @@ class BlockDevice:
             self.counts.merged += bios - 1
             self.counts.requests += 1
             self.counts.fallbacks += software
+
+    def _apart(self, bio: Bio) -> Bio:
+        """A write, copied if segments lie on the medium: it could change them before it reads them."""
+        for segment in bio.segments:
+            if np.may_share_memory(self.device.mapping(), segment):
+                return Bio(True, bio.sector, [each.copy() for each in bio.segments], bio.key, bio.dun)
+        return bio
 
     def _plain(self, bio: Bio) -> None:
         media, at = self.device.mapping(), bio.sector * SECTOR

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mktme.crypto.algorithms import ALGORITHMS
 from mktme.errors import KeyMaterialError, KeyslotBusy, KeyslotTimeout, SchemeError
+from mktme.fscrypt.kdf import inline_key
 from mktme.iv.compiled import Binding
 from mktme.iv.logical import FILE_BLOCK
 from mktme.keys import Key
@@ -31,7 +32,7 @@ class BlockKey:
     """A key for block requests (struct blk_crypto_key): its cipher, data unit, and DUN's bytes.
 
     `make` gives a copy of the key when a slot is programmed; the slot clears it. `wrapped` says
-    that it comes from a hardware-wrapped one, which not every engine takes.
+    that the engine derives it from a hardware-wrapped one (`of_wrapped`), which not every engine does.
 
     Raises SchemeError for a data unit that is not 512, 1024, 2048 or 4096 bytes, or that the
     algorithm doesn't take, or a DUN longer than the algorithm's IV; KeyMaterialError for an
@@ -70,6 +71,30 @@ class BlockKey:
             return Key(key.algorithm, data_key=parts[0], tweak_key=parts[1] if len(parts) > 1 else None)
 
         return cls(key.algorithm, unit, copy, dun_bytes=dun_bytes)
+
+    @classmethod
+    def of_wrapped(
+        cls,
+        raw: Callable[[], bytearray],
+        algorithm: str = "aes-xts-256",
+        unit: int = 4096,
+        *,
+        dun_bytes: int = 8,
+    ) -> BlockKey:
+        """A block key that the engine derives whenever it programs one from a hardware-wrapped key.
+
+        `raw` unwraps that: it gives a copy of the 32 bytes inside, bytes that can be overwritten
+        once the inline encryption key is derived from them (`mktme.fscrypt.kdf.inline_key`).
+        """
+
+        def derive() -> Key:
+            inside = raw()
+            try:
+                return Key.from_bytes(algorithm, inline_key(inside)[: sum(ALGORITHMS[algorithm].parts)])
+            finally:
+                inside[:] = bytes(len(inside))
+
+        return cls(algorithm, unit, derive, dun_bytes=dun_bytes, wrapped=True)
 
     def __repr__(self) -> str:
         return f"<BlockKey {self.algorithm}, data units of {self.unit} bytes>"

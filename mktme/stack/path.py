@@ -119,7 +119,7 @@ class FilePath(ABC, Generic[How]):
         """Write a buffer at an offset, which may be past the file's end."""
         with file.in_place(offset, data.size) as address, self.using(how):
             if address is not None:
-                self._write_in_place(how, offset, address, data)
+                self._write_in_place(how, offset, address, self._apart(data))
         if address is None:
             self.finish(how, file.begin_write(offset, data.size), data)
         self.traffic.add(asked=data.size)
@@ -127,13 +127,17 @@ class FilePath(ABC, Generic[How]):
     def finish(self, how: How, writing: Writing, data: Bytes = NOTHING) -> None:
         """Carry out a change that a file began: put the bytes of its blocks, then leave it."""
         with writing, self.using(how):
-            parts = [*writing.parts()]
+            data, parts = self._apart(data), [*writing.parts()]
             for piece in writing.pieces:
                 end, count = piece.offset + piece.length, 0
                 while count < len(parts) and parts[count].offset < end:
                     count += 1
                 self._put_piece(how, piece, parts[:count], data, writing.offset)
                 del parts[:count]
+
+    def _apart(self, data: Bytes) -> Bytes:
+        """What to write, copied if it lies on the medium: a write could change it before it is read."""
+        return data.copy() if np.may_share_memory(data, self.device.mapping()) else data
 
     def move(self, how: How, offset: int, old: int, new: int, length: int) -> None:
         """Blocks from one address to another, encrypted anew."""

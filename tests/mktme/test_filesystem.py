@@ -771,3 +771,30 @@ def test_the_example_of_two_users_says_what_it_should() -> None:
     assert "With the key Bob reads b'Nobody can read this.'" in said
     assert "Alice removes her key; still open: ['/alice/diary.txt']" in said
     assert said[-1] == "Left in the directory: []"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("at", [BLOCK, 100, 70 * BLOCK])
+def test_a_file_takes_its_own_ciphertext_as_it_was(stage: Stage, place: str, at: int) -> None:
+    size = 80 * BLOCK
+    with stage.systems[place].create(f"{stage.folder()}/f") as file:
+        file.write(0, np.random.default_rng(8).bytes(size + at))
+        with file.file.reading(0, size) as extents:
+            address = extents[0].address
+            assert extents[0].length >= size
+        before = stage.device.read(address, size)
+        file.write(at, stage.device.media[address:][:size])
+        assert file.read(at, size) == before
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_file_of_a_closed_volume_says_so_when_the_device_is_closed_too(
+    stage: Stage, device: pmem.Device, place: str
+) -> None:
+    file = stage.systems[place].create(f"{stage.folder()}/f")
+    file.write(0, bytes(BLOCK))
+    stage.volume.close()
+    device.close()
+    for at in (0, BLOCK):
+        with pytest.raises(dax.FileClosed, match="the file has been closed"):
+            file.write(at, b"late")

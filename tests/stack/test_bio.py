@@ -199,6 +199,8 @@ REFUSED: list[tuple[str, Callable[[], Bio], str]] = [
     ("a negative number", lambda: Bio(True, 0, (zeros(8192),), KEY, -1), "data unit number -1 doesn't fit"),
     ("a negative number, no data", lambda: Bio(True, 0, (), KEY, -7), "data unit number -7 doesn't fit"),
     ("too large a number, no data", lambda: Bio(True, 0, (zeros(0),), KEY, 1 << 64), "doesn't fit the 8"),
+    ("no array", lambda: Bio(True, 0, [bytes(512)]), "type bytes is not an array: segments are a sequence"),  # type: ignore[list-item]
+    ("an array for a sequence", lambda: Bio(True, 0, zeros(512)), "type uint8 is not an array"),  # type: ignore[arg-type]
     ("other elements", lambda: Bio(True, 0, (np.zeros(512),), None), "dtype float64 is not bytes in a row"),  # type: ignore[arg-type]
     ("two dimensions", lambda: Bio(True, 0, (zeros(1024).reshape(2, 512),)), r"shape \(2, 512\)"),
     ("bytes apart", lambda: Bio(True, 0, (zeros(1024)[::2],)), "contiguous uint8 arrays"),

@@ -304,6 +304,23 @@ def test_a_request_without_a_key_goes_as_it_is(device: pmem.Device) -> None:
 # Failures
 
 
+@pytest.mark.parametrize("shift", [-BOUNCE, -4096, -512, 0, 4096])
+@pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "plain"])
+def test_what_lies_on_the_medium_is_written_elsewhere_as_it_was(
+    make_key: MakeKey, device: pmem.Device, shift: int, encrypted: bool
+) -> None:
+    """Ciphertext as plaintext, from under the request's own hands."""
+    before, first, size = np.random.default_rng(6).bytes(SIZE), BOUNCE + 4096, 2 * BOUNCE
+    key, cut = make_key() if encrypted else None, BOUNCE // 2
+    for engine in engines(device):
+        device.write(0, before)
+        there = device.media[first + shift :][:size]
+        engine.submit(Bio(True, first // SECTOR, (there[:cut], there[cut:]), key, 9))
+        out = np.zeros(size, np.uint8)
+        engine.submit(Bio(False, first // SECTOR, (out,), key, 9))
+        assert out.tobytes() == before[first + shift :][:size]
+
+
 def test_a_request_that_fails_leaves_its_slot_idle_and_is_not_counted(
     make_key: MakeKey, tmp_path: Path
 ) -> None:

@@ -25,7 +25,9 @@ from mktme import (
     SchemeError,
 )
 from mktme.crypto import backend
+from mktme.crypto.algorithms import ALGORITHMS
 from mktme.errors import MktmeError
+from mktme.fscrypt import kdf
 from mktme.stack.bio import Bio
 from mktme.stack.engine import BlockDevice
 from mktme.stack.keyslots import DEFAULT_MODES, SOFTWARE, UNITS, BlockKey, CryptoProfile, Keyslot
@@ -630,3 +632,40 @@ def test_hardware_wrapped_keys_are_for_engines_that_take_them(device: pmem.Devic
         assert engine.counts.requests == 0
     BlockDevice(device, CryptoProfile(1, wrapped=True)).submit(Bio(True, 8, (data,), key))
     assert any(device.read(4096, 4096))
+
+
+@pytest.mark.parametrize("algorithm", ["aes-xts-256", "aes-xts-128", "adiantum"])
+def test_an_engine_derives_the_inline_key_of_a_wrapped_one_whenever_it_programs_it(
+    device: pmem.Device, algorithm: str
+) -> None:
+    profile, copies = CryptoProfile(1, SOFTWARE, wrapped=True), []
+
+    def unwrap() -> bytearray:
+        copies.append(bytearray(range(32)))
+        return copies[-1]
+
+    engine, key = BlockDevice(device, profile), BlockKey.of_wrapped(unwrap, algorithm)
+    material = kdf.inline_key(bytes(range(32)))[: sum(ALGORITHMS[algorithm].parts)]
+    derived = BlockKey.of(Key.from_bytes(algorithm, material))
+    assert copies == []
+    data, out = np.random.default_rng(7).integers(0, 256, 8192, np.uint8), np.zeros(8192, np.uint8)
+    engine.submit(Bio(True, 8, (data,), key, 5))
+    BlockDevice(device).submit(Bio(False, 8, (out,), derived, 5))
+    assert (out == data).all()
+    profile.reset()
+    out[:] = 0
+    engine.submit(Bio(False, 8, (out,), key, 5))
+    assert (out == data).all()
+    assert copies == [bytearray(32)] * 2
+
+
+def test_a_wrapped_key_that_cannot_be_derived_leaves_the_slot_and_no_copy() -> None:
+    profile, short = CryptoProfile(1, wrapped=True), bytearray(b"k" * 31)
+    held = profile.get(BlockKey.of(Key.generate("aes-xts-256")))
+    profile.put(held)
+    cipher = held.cipher
+    with pytest.raises(KeyMaterialError, match="the raw key is to be 32 bytes, not 31"):
+        profile.get(BlockKey.of_wrapped(lambda: short))
+    assert held.cipher is cipher
+    assert profile.counts.programmed == 1
+    assert short == bytes(31)
