@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class Bio:
 
     With a `key` the data is encrypted on its way, data unit number `dun` first; a DUN is an integer
     of up to 32 bytes, least significant first. Without one it goes as it is.
+
+    Raises BioError for a sector or a DUN that is no integer.
     """
 
     write: bool
@@ -28,6 +31,16 @@ class Bio:
     segments: Sequence[Bytes]
     key: BlockKey | None = None
     dun: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.sector) is not int or type(self.dun) is not int:  # numpy's wrap around
+            try:
+                object.__setattr__(self, "sector", operator.index(self.sector))
+                object.__setattr__(self, "dun", operator.index(self.dun))
+            except TypeError:
+                raise BioError(
+                    f"sector {self.sector!r} and data unit number {self.dun!r} are to be integers"
+                ) from None
 
     @property
     def size(self) -> int:

@@ -199,6 +199,14 @@ REFUSED: list[tuple[str, Callable[[], Bio], str]] = [
     ("a negative number", lambda: Bio(True, 0, (zeros(8192),), KEY, -1), "data unit number -1 doesn't fit"),
     ("a negative number, no data", lambda: Bio(True, 0, (), KEY, -7), "data unit number -7 doesn't fit"),
     ("too large a number, no data", lambda: Bio(True, 0, (zeros(0),), KEY, 1 << 64), "doesn't fit the 8"),
+    ("a sector that would wrap", lambda: Bio(True, np.int64(1 << 56), (zeros(512),)), "outside of"),  # type: ignore[arg-type]
+    (
+        "a number of numpy's that would wrap",
+        lambda: Bio(True, 0, (zeros(8192),), KEY, np.uint64((1 << 64) - 1)),  # type: ignore[arg-type]
+        "number 18446744073709551616 doesn't fit the 8 bytes",
+    ),
+    ("half a sector", lambda: Bio(True, 0.5, (zeros(512),)), r"sector 0\.5 and data unit number 0 are to be"),  # type: ignore[arg-type]
+    ("no number", lambda: Bio(True, 0, (zeros(4096),), KEY, None), "number None are to be integers"),  # type: ignore[arg-type]
     ("no array", lambda: Bio(True, 0, [bytes(512)]), "type bytes is not an array: segments are a sequence"),  # type: ignore[list-item]
     ("an array for a sequence", lambda: Bio(True, 0, zeros(512)), "type uint8 is not an array"),  # type: ignore[arg-type]
     ("other elements", lambda: Bio(True, 0, (np.zeros(512),), None), "dtype float64 is not bytes in a row"),  # type: ignore[arg-type]
