@@ -87,20 +87,28 @@ class Direct(FilePath[How]):
         Holes are filled with zeros. Raises MappingError for an empty file; KeyTableFull if every
         KeyID is pinned; pmem.dax.FileBusy if blocks are shared, or the volume is a log.
         """
-        with self._mapping:
-            if not file.size:
-                raise MappingError("an empty file has nothing to map: write to it first, or truncate it up")
-            mapped = how.mapped or self._begin(file, how)
-            try:
-                size = file.size  # it can only grow, as its blocks are held
-                self._fill(file, how, size)
-                self._extend(file, how, mapped, size)
-            except BaseException:
-                if not mapped.users:
-                    self.revoke(how)
-                raise
-            mapped.users += 1
-            return FileMap(self, how, mapped, size)
+        if not file.size:
+            raise MappingError("an empty file has nothing to map: write to it first, or truncate it up")
+        with file.alone():  # nobody is moving its blocks just now
+            file.hold()
+        try:
+            with self._mapping:
+                return self._map(file, how)
+        finally:
+            file.release()
+
+    def _map(self, file: File, how: How) -> FileMap:
+        mapped = how.mapped or self._begin(file, how)
+        try:
+            size = file.size  # it can only grow, as its blocks are held
+            self._fill(file, how, size)
+            self._extend(file, how, mapped, size)
+        except BaseException:
+            if not mapped.users:
+                self.revoke(how)
+            raise
+        mapped.users += 1
+        return FileMap(self, how, mapped, size)
 
     def release(self, how: How, mapped: Mapped) -> None:
         """One of a file's maps has been closed; with the last one its ranges and its KeyID go."""
