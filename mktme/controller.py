@@ -16,15 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mktme import parallel, pconfig
+from mktme.bus import Bus
 from mktme.crypto.cipher import Lines
 from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError, releasing
 from mktme.keys import Key
 from mktme.mapping import Mapping
 from mktme.pagemap import PageMap
 from mktme.region import Region
+from mktme.stack.cached import CachedLines
 from mktme.stack.slot import PLAIN, Slot
 from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes, line_addresses, line_array
+from pmem.cache import CpuCache
 from pmem.device import Device
 from pmem.geometry import LINE, PAGE, Size, check_range, parse_size
 
@@ -61,6 +64,10 @@ class Controller:
         self._map = PageMap(device.size)
         self.slots: list[Slot | None] = []  # the KeyID table
         self._reset()
+        self.cache: CpuCache | None = None  # what stands in front where power failures are modelled
+        if device.domain is not None:
+            self.bus = Bus(self)
+            self.cache = CpuCache(self.bus, device.domain)
 
     def __repr__(self) -> str:
         used = sum(slot is not None for slot in self.slots[1:])
@@ -148,11 +155,18 @@ class Controller:
     def power_cycle(self) -> None:
         """Forget all keys and mappings, as at a loss of power; the media bytes stay.
 
-        Regions of before are gone: using one raises RegionUnmapped.
+        What the CPU cache in front holds is lost, too, unless it is in the persistence domain (eADR).
+        To see what a power failure leaves of the device, use `device.crash`. Regions of before are
+        gone: using one raises RegionUnmapped.
         """
         with self._lock:
             for region in self._map.regions:
                 self.unmap(region)
+            if self.cache is not None:
+                if self.device.domain is not None and self.device.domain.kind == "eadr":
+                    self.cache.write_back()
+                self.cache.discard(lambda _: True)
+                self.bus.forget()
             for keyid in self.keyids:
                 self._set(keyid, None)
             self._reset()
@@ -166,6 +180,15 @@ class Controller:
         lines = self.slot(keyid).lines
         assert lines is not None
         return lines
+
+    def through_cache(self, keyid: int) -> Lines | None:
+        """The lines of a KeyID as the CPU cache in front has them; None without one."""
+        return None if self.cache is None else CachedLines(self.cache, self.bus.address(keyid, 0))
+
+    def near(self, address: int, length: int) -> list[Region]:
+        """The regions that may lie in a range, in the order of their addresses."""
+        with self._lock:
+            return self._map.near(address, length)
 
     def _reset(self) -> None:
         if self.slots and self.slots[0] is not None:
@@ -277,13 +300,15 @@ class Controller:
             region.mapping()
             self._map.remove(region)
             region.retire()
+            if self.cache is not None:
+                self.bus.unmapped(region)
 
     def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
         """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""
         with self._lock:
             regions = self._map.near(address, length)
             near = [(r.address, r.address + r.size, r.lines()) for r in regions]
-        nothing = self.lines(0)
+        nothing = self.through_cache(0) or self.lines(0)
         end = address + length
         for first, last, lines in near:
             if last <= address:
@@ -443,12 +468,38 @@ class Controller:
             yield chosen[under[part[0]]], part
 
     def flush(self, address: int = 0, length: int | None = None) -> None:
-        """Flush a byte range of the device. Raises as `pmem.Device.flush`."""
-        self.device.flush(address, length)
+        """Flush a byte range, each page under its KeyID. Raises as `pmem.Device.flush`."""
+        address, count = check_range(address, 0 if length is None else length, self.size, "device")
+        count = self.size - address if length is None else count
+        if self.cache is not None:
+            for first, last, keyid in self._keyids(address, address + count):
+                self.cache.flush(self.bus.address(keyid, first), last - first)
+        self.device.flush(address, count)
 
     def drain(self) -> None:
-        """Wait until what was flushed is durable."""
+        """Wait until what was flushed is durable. Raises as `pmem.Device.drain`."""
         self.device.drain()
+        if self.cache is not None and not self.cache.dirty.at:
+            self.bus.forget()
+
+    def deep_flush(self, address: int = 0, length: int | None = None) -> None:
+        """Make a range durable in the image file itself. Raises as `pmem.Device.flush`."""
+        self.flush(address, length)
+        self.drain()
+        self.device.deep_flush(address, length)
+
+    def _keyids(self, address: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The (start, end, KeyID) pieces of a byte range."""
+        for region in self.near(address, end - address):
+            if region.end <= address:
+                continue
+            if address < region.address:
+                yield address, min(region.address, end), 0
+            if region.address < end:
+                yield max(address, region.address), min(region.end, end), region.keyid
+            address = region.end
+        if address < end:
+            yield address, end, 0
 
 
 def _apart(data: Bytes, media: Bytes) -> Bytes:

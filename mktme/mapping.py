@@ -122,6 +122,14 @@ class Mapping:
                     stacklevel=3,
                 )
 
+    def span(self, slot: Slot) -> int:
+        """Bytes that may change when a line is written: a line, its data unit, or what shares its counter."""
+        if self.scheme.state == "split":
+            return PAGE
+        if self.direct or slot.algorithm is None or slot.algorithm.alone:
+            return LINE
+        return max(LINE, self.unit)
+
     def beside(self, addresses: Words) -> list[Words]:
         """Offsets in the metadata of what writing at some addresses changes, each kind apart."""
         offsets, places = addresses - np.uint64(self.start), []

@@ -13,6 +13,7 @@ from mktme import parallel
 from mktme.errors import MktmeError, RegionError, RegionUnmapped, release
 from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes
+from pmem.geometry import LINE
 
 if TYPE_CHECKING:
     from mktme.array import EncryptedArray
@@ -50,7 +51,9 @@ class Region:
         self.scheme, self.unit, self.metadata = mapping.scheme, mapping.unit, metadata
         self._controller: Controller | None = controller
         self._mapping = mapping
+        self._keys = controller  # for lines that are written back when the region is unmapped
         self._bound: tuple[Slot | None, Lines] | None = None  # to the slot as it was
+        self._path: tuple[Slot | None, Lines] | None = None  # the same, behind the cache
         self.device = controller.device
 
     def __repr__(self) -> str:
@@ -84,20 +87,41 @@ class Region:
         return self._controller
 
     def lines(self) -> Lines:
-        """What encrypts the region: its scheme under the key that its KeyID holds now.
+        """What scripts read and write: what encrypts the region, or a CPU cache in front of it.
 
         Raises RegionUnmapped.
         """
         controller = self._controller or self.mapping()
-        slot, bound = controller.slots[self.keyid], self._bound
-        if bound is None or bound[0] is not slot:
+        bound = self._bound
+        if bound is None or bound[0] is not controller.slots[self.keyid]:
+            slot = controller.slots[self.keyid]
+            bound = self._bound = slot, controller.through_cache(self.keyid) or self.path()
+        return bound[1]
+
+    def path(self) -> Lines:
+        """What encrypts the region: its scheme under the key that its KeyID holds now."""
+        slot, path = self._keys.slots[self.keyid], self._path
+        if path is None or path[0] is not slot:
             if slot is None:  # a KeyID that was cleared behaves as KeyID 0
-                bound = slot, controller.lines(0)
+                path = slot, self._keys.lines(0)
             else:
                 place = self.metadata[0] if self.metadata else 0
-                bound = slot, self._mapping.path(slot, place, self.keyid)
-            self._bound = bound
-        return bound[1]
+                path = slot, self._mapping.path(slot, place, self.keyid)
+            self._path = path
+        return path[1]
+
+    def touched(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """The lines of the device that may change when some of its lines are written, each once."""
+        slot = self._keys.slot(self.keyid)
+        span = self._mapping.span(slot)
+        first = np.unique((addresses - np.uint64(self.address)) // np.uint64(span)) * np.uint64(span)
+        some = first[:, None] + np.arange(0, span, LINE, dtype=np.uint64) + np.uint64(self.address)
+        lines = some.reshape(-1).astype(np.uint64)
+        if not self.metadata:
+            return lines
+        beside = [places + np.uint64(self.metadata[0]) for places in self._mapping.beside(lines)]
+        there = np.concatenate([lines, *beside]).astype(np.uint64) & ~np.uint64(LINE - 1)
+        return np.unique(there)
 
     def reserve(self, address: int, length: int) -> None:
         """Make sure that a range of device addresses can be written, and what is kept beside it.
@@ -170,14 +194,18 @@ class Region:
         offset, _ = self.check(offset, out.size)
         self._read(offset, out)
 
-    def write(self, offset: int, data: Any) -> None:
+    def write(self, offset: int, data: Any, *, nontemporal: bool = False) -> None:
         """Write a contiguous buffer (bytes, array, memoryview ...) at an offset.
+
+        In a persistence domain `nontemporal` stores don't wait for a flush, only for a fence.
 
         Raises as `read`, and pmem.ReadOnlyDevice, pmem.DeviceFull; nothing is written then.
         """
         source = buffer_bytes(data)
         offset, _ = self.check(offset, source.size)
         self._write(offset, source)
+        if nontemporal and self.mapping().cache is not None:
+            self.flush(offset, source.size)
 
     def fill(self, value: int = 0, offset: int = 0, length: int | None = None) -> None:
         """Set every byte of a range, by default from the offset to the end, to one value.
@@ -244,6 +272,14 @@ class Region:
         """`flush` and `drain`: when it returns, the range is durable. Raises as `flush`."""
         self.flush(offset, length)
         self.drain()
+
+    def deep_flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Make a range durable in the image file itself, whatever the persistence domain covers.
+
+        Raises as `flush`.
+        """
+        offset, length = self._to_end(offset, length)
+        self.mapping().deep_flush(self.address + offset, length)
 
     def array(
         self, dtype: Any, shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None, offset: int = 0

@@ -1,6 +1,7 @@
 """Persistent memory over a memory-mapped image file. Knows nothing of encryption."""
 
 from pmem.device import Device, create, open
+from pmem.domain import Domain, Pending
 from pmem.errors import (
     DeviceBusy,
     DeviceChanged,
@@ -12,6 +13,7 @@ from pmem.errors import (
     DeviceInvalid,
     DeviceLocked,
     DeviceNotFound,
+    DomainError,
     PmemError,
     RangeError,
     ReadOnlyDevice,
@@ -35,6 +37,9 @@ __all__ = [
     "DeviceInvalid",
     "DeviceLocked",
     "DeviceNotFound",
+    "Domain",
+    "DomainError",
+    "Pending",
     "PmemError",
     "RangeError",
     "ReadOnlyDevice",

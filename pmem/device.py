@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from pmem.errors import (
     DeviceInvalid,
     DeviceLocked,
     DeviceNotFound,
+    DomainError,
     PmemError,
     RangeError,
     ReadOnlyDevice,
@@ -42,6 +43,9 @@ from pmem.errors import (
 )
 from pmem.geometry import LINE, PAGE, Size, check_range, format_size, parse_size
 from pmem.granularity import StoreGranularity, of_synchronous_mapping
+
+if TYPE_CHECKING:
+    from pmem.domain import Domain, Policy
 
 T = TypeVar("T")
 
@@ -66,12 +70,17 @@ class Device:
     (StoreGranularity), `closed` (bool), `base` (address of the mapping in this process).
     """
 
-    def __init__(self, fd: int, path: Path, mode: Literal["r+", "r"]) -> None:
-        """Take over an open, locked file descriptor of a file that `_check_file` has passed."""
+    domain: Domain | None = None  # which stores survive a power failure, where that is modelled
+
+    def __init__(self, fd: int, path: Path, mode: Literal["r+", "r"], *, private: bool = False) -> None:
+        """Take over an open, locked file descriptor of a file that `_check_file` has passed.
+
+        What is written to a `private` mapping stays in this process.
+        """
         self.path, self.mode = path, mode
         self.size = os.fstat(fd).st_size
         self._fd = fd
-        self._map, synchronous = _map(fd, self.size, mode)
+        self._map, synchronous = _map(fd, self.size, mode, private)
         self._bytes: Bytes | None = np.frombuffer(self._map, np.uint8)
         self.base = int(self._bytes.ctypes.data)
         self.store_granularity = of_synchronous_mapping(fd) if synchronous else StoreGranularity.PAGE
@@ -170,6 +179,14 @@ class Device:
             for chunk in np.unique(missing).tolist() if missing.size else ():
                 self._allocate(chunk, chunk)
 
+    def storing(self, offset: int, length: int) -> None:
+        """Say that a range of the mapping, reserved, is about to be stored to; for the persistence
+        domain, so that a device without one does nothing.
+        """
+
+    def storing_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
+        """`storing` for a line at each of many addresses."""
+
     def _has_been_closed(self) -> DeviceClosed:
         return DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
 
@@ -209,8 +226,10 @@ class Device:
         offset, _ = check_range(offset, into.size, self.size, "device")
         into[:] = self.mapping()[offset : offset + into.size]
 
-    def write(self, offset: int, data: Any) -> None:
+    def write(self, offset: int, data: Any, *, nontemporal: bool = False) -> None:
         """Write raw bytes from a contiguous buffer, as firmware or an attacker would.
+
+        In a persistence domain `nontemporal` stores don't wait for a flush, only for a fence.
 
         Raises RangeError, DeviceClosed, DeviceChanged, ReadOnlyDevice, DeviceFull.
         """
@@ -221,6 +240,7 @@ class Device:
             self._check_writable()
             if source.size:
                 self.reserve(offset, source.size)
+                self.storing(offset, source.size)
                 view[offset : offset + source.size] = source
         finally:
             del view
@@ -238,6 +258,7 @@ class Device:
         view = self.mapping()
         try:
             self.reserve_lines(index)
+            self.storing_lines(index)
             view.reshape(-1, LINE)[index // np.uint64(LINE)] = data
         finally:
             del view
@@ -281,6 +302,30 @@ class Device:
         self.flush(offset, length)
         self.drain()
 
+    def deep_flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Make a range durable in the image file itself, whatever the persistence domain covers.
+
+        Raises as `flush`.
+        """
+        self.persist(offset, length)
+
+    def crash(self, policy: Policy = "random", *, seed: int = 0, encrypted: bool = True) -> Device:
+        """What a restart would see if the power failed now: a device of its own; this one goes on.
+
+        It has what is durable, and of the lines that aren't those that `policy` lets through: "none",
+        "all", a "random" half (by `seed`), or those for which a function of `pmem.Pending` gives True.
+        Lines of a CPU cache go through the memory behind it, so through the controller; with
+        `encrypted` false the residual energy of an eADR machine writes them past it, as they are.
+        What is written to the device that is returned stays in this process, and costs memory by the
+        pages that differ; nobody else may write to the image meanwhile.
+
+        Raises DomainError without a persistence domain, or for a policy that can't be; DeviceClosed.
+        """
+        raise DomainError(
+            f"{self.path} was opened without a persistence domain, where nothing is lost: open it with "
+            'pmem.open(path, domain="adr")'
+        )
+
     def close(self) -> None:
         """Unmap the image and release its lock; closing again does nothing.
 
@@ -305,22 +350,29 @@ class Device:
         self._close_file()
 
 
-def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) -> Device:
+def create(
+    path: str | os.PathLike[str],
+    size: Size,
+    *,
+    exist_ok: bool = False,
+    domain: str | Domain | None = None,
+) -> Device:
     """Make a sparse image file of `size` bytes, all zero, and open it for reading and writing.
 
     `size` is a positive multiple of 4096: an integer, or text such as ``"64MiB"``. With
-    `exist_ok` an image of just that size is opened as it is.
+    `exist_ok` an image of just that size is opened as it is. `domain` as in `open`.
 
-    Raises SizeError; DeviceExists, DeviceNotFound (no such folder), DeviceLocked, DeviceDenied,
+    Raises SizeError; DomainError; DeviceExists, DeviceNotFound (no such folder), DeviceLocked, DeviceDenied,
     DeviceInvalid, DeviceFull or DeviceFailed; no file is left behind.
     """
     path, count = Path(path), _whole_pages(size)
+    made = _domain(domain)
     try:
         fd = _system(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except DeviceExists:
         if not exist_ok:
             raise
-        device = open(path)
+        device = open(path, domain=made)
         if device.size != count:
             found = device.size
             device.close()
@@ -331,7 +383,7 @@ def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) 
     try:
         _lock(fd, path)
         _system(path, lambda: os.ftruncate(fd, count))
-        return _take(fd, path, "r+")
+        return _take(fd, path, "r+", made)
     except BaseException:
         os.close(fd)
         with suppress(OSError):
@@ -339,14 +391,19 @@ def create(path: str | os.PathLike[str], size: Size, *, exist_ok: bool = False) 
         raise
 
 
-def open(path: str | os.PathLike[str], mode: Literal["r+", "r"] = "r+") -> Device:
+def open(
+    path: str | os.PathLike[str], mode: Literal["r+", "r"] = "r+", *, domain: str | Domain | None = None
+) -> Device:
     """Open an image file: "r+" to read and write, "r" to read.
 
-    One holder at a time may write (an advisory lock, ``flock``); readers take no lock.
+    One holder at a time may write (an advisory lock, ``flock``); readers take no lock. `domain`
+    models which stores survive a power failure: "adr", "eadr", "page", or a `pmem.Domain` of this
+    device's own. Stores of mapped regions then stay in a CPU cache until they are flushed, and
+    `flush` and `drain` do what they say (without one they make the image file durable).
 
-    Raises DeviceNotFound, DeviceDenied, DeviceLocked, DeviceInvalid or DeviceFailed.
+    Raises DeviceNotFound, DeviceDenied, DeviceLocked, DeviceInvalid or DeviceFailed; DomainError.
     """
-    path = Path(path)
+    path, made = Path(path), _domain(domain)
     if mode not in ("r+", "r"):
         raise RangeError(f'mode {mode!r} is neither "r+" (read and write) nor "r" (read)')
     flags = os.O_RDWR if mode == "r+" else os.O_RDONLY
@@ -356,7 +413,7 @@ def open(path: str | os.PathLike[str], mode: Literal["r+", "r"] = "r+") -> Devic
         if mode == "r+":
             _lock(fd, path)
         _check_file(fd, path)
-        return _take(fd, path, mode)
+        return _take(fd, path, mode, made)
     except BaseException:
         os.close(fd)
         raise
@@ -419,16 +476,32 @@ def _lock(fd: int, path: Path) -> None:
         raise DeviceFailed(error.errno, f"can't lock the image ({error.strerror})", str(path)) from None
 
 
-def _take(fd: int, path: Path, mode: Literal["r+", "r"]) -> Device:
+def _take(fd: int, path: Path, mode: Literal["r+", "r"], domain: Domain | None) -> Device:
     try:
-        return Device(fd, path, mode)
+        if domain is None or mode == "r":
+            return Device(fd, path, mode)
+        from pmem.tracked import TrackedDevice
+
+        return TrackedDevice(fd, path, domain)
     except OSError as error:
         raise DeviceFailed(error.errno, f"can't map the image ({error.strerror})", str(path)) from None
 
 
-def _map(fd: int, size: int, mode: str) -> tuple[mmap.mmap, bool]:
+def _domain(domain: str | Domain | None) -> Domain | None:
+    if domain is None:
+        return None
+    from pmem.domain import Domain
+
+    made = domain if isinstance(domain, Domain) else Domain(domain)
+    made.claim()
+    return made
+
+
+def _map(fd: int, size: int, mode: str, private: bool) -> tuple[mmap.mmap, bool]:
     """The mapping, and whether it is synchronous: the kernel grants MAP_SYNC on DAX only."""
     prot = mmap.PROT_READ | (mmap.PROT_WRITE if mode == "r+" else 0)
+    if private:
+        return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=prot), False
     try:
         return mmap.mmap(fd, size, flags=MAP_SHARED_VALIDATE | MAP_SYNC, prot=prot), True
     except OSError:

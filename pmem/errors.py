@@ -57,3 +57,7 @@ class DeviceFailed(PmemError, OSError):
 
 class ReadOnlyDevice(PmemError, PermissionError):
     """A write to a device opened with mode "r"."""
+
+
+class DomainError(PmemError, ValueError):
+    """A persistence domain, or a power failure, that can't be."""

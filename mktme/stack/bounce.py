@@ -54,6 +54,7 @@ class Bounce(FilePath[BounceContents]):
     def put(self, how: BounceContents, offset: int, address: int, page: Bytes) -> None:
         bounce = self._bounce_pages(page.size)
         how.cipher.crypt(False, how.number(offset, address), 0, page, bounce)
+        self.device.storing(address, page.size)
         self.device.mapping()[address : address + page.size] = bounce
         self.traffic.add(copied=page.size, encrypted=page.size)
 

@@ -81,6 +81,12 @@ class Direct(FilePath[How]):
     def leave(self, how: How) -> None:
         """Let the KeyID go."""
 
+    def evict(self, keyid: int, address: int, length: int) -> None:
+        """Have what a map stored to some blocks on the medium, before requests go there past the cache."""
+        controller = self.controller
+        if controller.cache is not None:
+            controller.cache.evict(controller.bus.address(keyid, address), length)
+
     def map(self, file: File, how: How) -> FileMap:
         """The file's contents for direct access, its KeyID pinned until its last map is closed.
 
@@ -184,10 +190,13 @@ class Plain(Direct[PlainContents]):
         return 1
 
     def fetch(self, how: PlainContents, offset: int, address: int, page: Bytes) -> None:
+        self.evict(0, address, page.size)
         page[:] = self.device.mapping()[address : address + page.size]
         self.traffic.add(copied=page.size)
 
     def put(self, how: PlainContents, offset: int, address: int, page: Bytes) -> None:
+        self.evict(0, address, page.size)
+        self.device.storing(address, page.size)
         self.device.mapping()[address : address + page.size] = page
         self.traffic.add(copied=page.size)
 

@@ -95,6 +95,7 @@ class BlockDevice:
         size, key, software = bio.size, bio.key, False
         if bio.write and size:
             self.device.reserve(bio.sector * SECTOR, size)
+            self.device.storing(bio.sector * SECTOR, size)
             bio = self._apart(bio)
         if key is None:
             self._plain(bio)

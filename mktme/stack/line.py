@@ -174,12 +174,17 @@ class Line(Direct[LineContents]):
 
     def fetch(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
         device = self.device
+        assert how.key.keyid is not None
+        self.evict(how.key.keyid, address, page.size)
         self._path(how, offset, address).read(device.mapping(), device.base, address, page)
         how.reach(offset, page.size)
         self.traffic.add(decrypted=page.size)
 
     def put(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
         device = self.device
+        assert how.key.keyid is not None
+        self.evict(how.key.keyid, address, page.size)
+        device.storing(address, page.size)
         self._path(how, offset, address).write(device.mapping(), device.base, address, page)
         how.reach(offset, page.size)
         self.traffic.add(encrypted=page.size)

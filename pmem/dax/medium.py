@@ -86,3 +86,30 @@ class Medium:
 
     def fence(self) -> None:
         """Wait until all that was flushed is on the medium (SFENCE)."""
+
+
+class TrackedMedium(Medium):
+    """The medium on a device with a persistence domain, which learns of every store, flush and fence."""
+
+    def store(self, address: int, data: bytes | bytearray | Bytes) -> None:
+        self.device.storing(address, len(data))
+        super().store(address, data)
+
+    def fill(self, address: int, count: int, value: int) -> None:
+        self.device.storing(address, 2 * count)
+        super().fill(address, count, value)
+
+    def zero(self, address: int, length: int) -> None:
+        self.device.storing(address, length)
+        super().zero(address, length)
+
+    def flush(self, address: int, length: int) -> None:
+        self.device.flush(address, length)
+
+    def fence(self) -> None:
+        self.device.drain()
+
+
+def medium_of(device: Device) -> Medium:
+    """The medium that a volume on a device has."""
+    return Medium(device) if device.domain is None else TrackedMedium(device)

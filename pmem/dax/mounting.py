@@ -9,7 +9,7 @@ from pmem.dax.errors import VolumeCorrupt
 from pmem.dax.inode import DIRECTORY
 from pmem.dax.journal import Journal
 from pmem.dax.layout import BLOCK, Layout, decode
-from pmem.dax.medium import Medium
+from pmem.dax.medium import Medium, medium_of
 from pmem.dax.space import Space
 from pmem.dax.store import State, Store
 from pmem.dax.volume import Volume
@@ -33,7 +33,7 @@ def make(
 
     Raises SizeError, RangeError (of `uuid`), DeviceFull, ReadOnlyDevice, with nothing written.
     """
-    medium = device if isinstance(device, Medium) else Medium(device)
+    medium = device if isinstance(device, Medium) else medium_of(device)
     uuid = os.urandom(16) if uuid is None else uuid
     if len(uuid) != 16:
         raise RangeError(f"a UUID of {len(uuid)} bytes: it has 16")
@@ -73,7 +73,7 @@ def mount(device: Device | Medium) -> Volume:
 
     Raises NotAVolume, VolumeCorrupt (naming the block), DeviceFull, ReadOnlyDevice.
     """
-    medium = device if isinstance(device, Medium) else Medium(device)
+    medium = device if isinstance(device, Medium) else medium_of(device)
     try:
         core = Core(Store(medium, _superblock(medium)))
     except BaseException:
