@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,32 @@ from pmem.geometry import LINE
 
 if TYPE_CHECKING:
     from mktme.controller import Controller
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How some lines go: what encrypts them and their region (None: what is mapped nowhere).
+
+    `addresses`: uint64, on the device; `order`: which of them go this way. `alone`: whether writing one
+    of them changes nothing but itself and its MAC.
+    """
+
+    lines: Lines
+    region: Region | None
+    addresses: Words
+    order: Words
+    alone: bool
+
+    def touched(self, addresses: Words) -> Words:
+        """The lines of the device that may change when some are written, each once."""
+        return addresses if self.region is None else self.region.touched(addresses)
+
+    def write(self, device: Device, addresses: Words, order: Words, lines: Bytes) -> None:
+        """Encrypt the rows of `lines` in `order` to their addresses on a device."""
+        some = addresses[order]
+        device.reserve_lines(some)
+        device.storing_lines(self.touched(some))
+        self.lines.write_lines(device.mapping(), device.base, addresses, order, lines)
 
 
 class Bus:
@@ -70,21 +97,17 @@ class Bus:
     def read_lines(self, addresses: Words) -> Bytes:
         device = self.device
         out = np.empty((addresses.size, LINE), np.uint8)
-        for lines, _, at, order in self.ways(addresses):
-            lines.read_lines(device.mapping(), device.base, at, order, out)
+        for way in self.ways(addresses):
+            way.lines.read_lines(device.mapping(), device.base, way.addresses, way.order, out)
         return out
 
     def write_lines(self, addresses: Words, lines: Bytes, into: Device | None = None) -> None:
         device = self.device if into is None else into
-        for way, region, at, order in self.ways(addresses):
-            touched = at[order]
-            device.reserve_lines(touched)
-            spread = touched if region is None else region.touched(touched)
-            device.storing_lines(spread)
-            way.write_lines(device.mapping(), device.base, at, order, lines)
+        for way in self.ways(addresses):
+            way.write(device, way.addresses, way.order, lines)
 
-    def ways(self, addresses: Words) -> Iterator[tuple[Lines, Region | None, Words, Words]]:
-        """How lines go: what encrypts them, their region, all addresses on the device, which of them."""
+    def ways(self, addresses: Words) -> Iterator[Way]:
+        """How lines go, by their addresses on the bus."""
         at, keyids = self.split(addresses)
         for keyid in np.unique(keyids).tolist():
             order = np.flatnonzero(keyids == keyid).astype(np.uint64)
@@ -92,7 +115,7 @@ class Bus:
             for first, last, lines, region in self._ways(keyid, int(some.min()), int(some.max()) + LINE):
                 chosen = order[(some >= np.uint64(first)) & (some < np.uint64(last))]
                 if chosen.size:
-                    yield lines, region, at, chosen
+                    yield Way(lines, region, at, chosen, region is None or region.alone)
 
     def _ways(self, keyid: int, start: int, end: int) -> Iterator[tuple[int, int, Lines, Region | None]]:
         """The pieces of a range under one KeyID."""

@@ -40,7 +40,9 @@ class Controller:
 
     `keyid_bits` (1 to 15) gives 2^keyid_bits - 1 usable KeyIDs. With `tme`, KeyID 0 encrypts
     under a random key that is forgotten at a power cycle. `threads` is how many processors a
-    long request may use (default: all that this process may).
+    long request may use (default: all that this process may). `counter_cache` says when counters and
+    drawn IVs reach the medium in a persistence domain: "write-through" with the line, as one (SuperMem,
+    MICRO 2019); "write-back" when the range that holds them is flushed and fenced, so perhaps never.
 
     Programming and mapping are thread-safe; so are reads and writes in several threads at once
     (two that overlap have no defined order; of two that write parts of one line at the same time
@@ -53,8 +55,16 @@ class Controller:
     """
 
     def __init__(
-        self, device: Device, keyid_bits: int = 6, *, tme: bool = False, threads: int | None = None
+        self,
+        device: Device,
+        keyid_bits: int = 6,
+        *,
+        tme: bool = False,
+        threads: int | None = None,
+        counter_cache: str = "write-through",
     ) -> None:
+        if counter_cache not in ("write-through", "write-back"):
+            raise MappingError(f"a counter cache is write-through or write-back, not {counter_cache!r}")
         if not 1 <= keyid_bits <= 15:
             raise KeyIDError(f"{keyid_bits} KeyID bits: TME-MK has 1 to 15 (IA32_TME_CAPABILITY 35:32)")
         self.device, self.keyid_bits, self.tme = device, keyid_bits, tme
@@ -65,6 +75,7 @@ class Controller:
         self.slots: list[Slot | None] = []  # the KeyID table
         self._reset()
         self.cache: CpuCache | None = None  # what stands in front where power failures are modelled
+        self.counter_cache = counter_cache
         if device.domain is not None:
             self.bus = Bus(self)
             self.cache = CpuCache(self.bus, device.domain)
@@ -202,8 +213,12 @@ class Controller:
 
     def _set(self, keyid: int, slot: Slot | None) -> None:
         old, self.slots[keyid] = self.slots[keyid], slot
-        if old is not None:
-            old.wipe()
+        if old is not None and old is not PLAIN:
+            domain = self.device.domain
+            if domain is not None and domain.observer is not None:
+                domain.observer.retire(old.wipe)
+            else:
+                old.wipe()
 
     def _check_mapped(self, keyid: int, slot: Slot) -> None:
         """Refuse a key that doesn't fit the ranges mapped under its KeyID."""
@@ -262,12 +277,15 @@ class Controller:
         with self._lock:
             if not 0 <= keyid < len(self.slots) or (slot := self.slots[keyid]) is None:
                 raise KeyIDError(f"KeyID {keyid} holds no key: program one first, with program_key")
+            device = self.device
             mapping.check(slot)
             mapping.warn_of_repeats(slot)
             for first, last in filter(None, ((start, start + count), beside)):
                 self._map.check_free(first, last)
             region = Region(self, start, count, keyid, mapping, beside)
             self._map.insert(region)
+            if self.counter_cache == "write-back" and device.domain is not None and region.kept is not None:
+                device.domain.volatile.append(region.kept)
         return region
 
     def _check_metadata(
@@ -302,6 +320,8 @@ class Controller:
             region.retire()
             if self.cache is not None:
                 self.bus.unmapped(region)
+                if self.device.domain is not None and region.kept in self.device.domain.volatile:
+                    self.device.domain.volatile.remove(region.kept)
 
     def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
         """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""

@@ -83,6 +83,10 @@ class EncryptedNameError(MktmeError, ValueError):
     """A file name or link target that can't be encrypted, or that doesn't decrypt to one."""
 
 
+class CrashError(MktmeError, ValueError):
+    """A power failure, or an exploration of them, that can't be."""
+
+
 class IvReuseWarning(UserWarning):
     """A user's IV scheme gives two data units the same IV."""
 

@@ -122,6 +122,11 @@ class Mapping:
                     stacklevel=3,
                 )
 
+    @property
+    def store_bytes(self) -> int:
+        """Bytes of the metadata that hold counters or drawn IVs, before the MACs."""
+        return self._store_bytes(self.size)
+
     def span(self, slot: Slot) -> int:
         """Bytes that may change when a line is written: a line, its data unit, or what shares its counter."""
         if self.scheme.state == "split":

@@ -110,6 +110,19 @@ class Region:
             self._path = path
         return path[1]
 
+    @property
+    def kept(self) -> tuple[int, int] | None:
+        """Where the counters or drawn IVs begin and end on the device; None without any."""
+        if not self.metadata or not self.scheme.state:
+            return None
+        return self.metadata[0], self.metadata[0] + self._mapping.store_bytes
+
+    @property
+    def alone(self) -> bool:
+        """Whether writing a line changes nothing but the line and its MAC."""
+        span = self._mapping.span(self._keys.slot(self.keyid))
+        return span == LINE and not self.scheme.state
+
     def touched(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """The lines of the device that may change when some of its lines are written, each once."""
         slot = self._keys.slot(self.keyid)

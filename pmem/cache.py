@@ -172,6 +172,11 @@ class CpuCache:
             self.queue.put(numbers, self.dirty.get(numbers))
             self.dirty.drop(numbers)
 
+    def send(self) -> None:
+        """Flush all dirty lines."""
+        with self.lock:
+            self._send(list(self.dirty.at))
+
     def drain(self) -> None:
         """Put all that was flushed through the memory behind: it is durable now. Raises as the memory."""
         with self.lock:

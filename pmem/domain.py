@@ -68,6 +68,9 @@ class Observer(Protocol):
     def flushed(self, cache: CpuCache | None, address: int, length: int) -> None:
         """A range has been flushed, of a cache or (None) of the medium."""
 
+    def retire(self, wipe: Callable[[], None]) -> None:
+        """A key has left a controller's table, and is to be wiped once no state needs it."""
+
     def fencing(self) -> None:
         """A fence is about to make what was flushed durable."""
 
@@ -142,10 +145,15 @@ class Domain:
         with self.lock:
             for snapshot in list(self.snapshots):
                 snapshot.preserve(numbers)
-            if self.observer is not None:
-                self.observer.touching(numbers, self._behind > 0)
+            durably: list[int] = []
             if self._behind:
-                numbers = [n for n in numbers if self._is_volatile(n * LINE)] if self.volatile else []
+                held = {n for n in numbers if self._is_volatile(n * LINE)} if self.volatile else set()
+                numbers, durably = [*held], [n for n in numbers if n not in held]
+            if self.observer is not None:
+                if durably:
+                    self.observer.touching(durably, True)
+                if numbers:
+                    self.observer.touching(numbers, False)
             if self.kind == "eadr" or not numbers:
                 return
             rows = media.reshape(-1, LINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pmem.domain import Domain, Policy
 
 LINES = PAGE // LINE
+S = TypeVar("S", bound="Snapshot")
 
 
 class TrackedDevice(Device):
@@ -80,10 +81,17 @@ class TrackedDevice(Device):
             raise
         return snapshot
 
-    def snapshot(self) -> Snapshot:
-        """The medium as it is now, without what the CPU caches hold; see `Snapshot`. Raises DeviceClosed."""
+    @overload
+    def snapshot(self) -> Snapshot: ...
+    @overload
+    def snapshot(self, kind: type[S]) -> S: ...
+    def snapshot(self, kind: type[Snapshot] | None = None) -> Snapshot:
+        """The medium as it is now, without what the CPU caches hold: a Snapshot, or a `kind` of one.
+
+        Raises DeviceClosed.
+        """
         self.mapping()
-        snapshot = Snapshot(os.dup(self._fd), self.path)
+        snapshot = (kind or Snapshot)(os.dup(self._fd), self.path)
         self.domain.snapshots.add(snapshot)
         return snapshot
 

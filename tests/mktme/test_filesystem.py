@@ -679,7 +679,7 @@ def where(stage: Stage, keys: dict[str, bytes]) -> set[str]:
     while waiting and len(seen) < 200_000:
         each = waiting.popleft()
         if isinstance(each, bytes | bytearray) or (isinstance(each, np.ndarray) and each.nbytes < 1 << 16):
-            held = bytes(each)
+            held = each.tobytes() if isinstance(each, np.ndarray) else bytes(each)
             found |= {name for name, key in keys.items() if key[:32] in held or key[32:] in held}
         for other in gc.get_referents(each):
             if (
