@@ -24,6 +24,7 @@ from mktme.errors import (
     PolicyError,
     RegionError,
     RegionUnmapped,
+    RekeyError,
     SchemeError,
 )
 from mktme.filesystem import EncryptedFile, FileSystem
@@ -60,6 +61,7 @@ __all__ = [
     "Region",
     "RegionError",
     "RegionUnmapped",
+    "RekeyError",
     "SchemeError",
     "crypto",
     "fscrypt",

@@ -18,11 +18,12 @@ import numpy.typing as npt
 from mktme import parallel, pconfig
 from mktme.bus import Bus
 from mktme.crypto.cipher import Lines
-from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError, releasing
+from mktme.errors import KeyIDError, KeyTableFull, MappingError, MktmeError, RekeyError, releasing
 from mktme.keys import Key
 from mktme.mapping import Mapping
 from mktme.pagemap import PageMap
 from mktme.region import Region
+from mktme.rekey import JOURNAL
 from mktme.stack.cached import CachedLines
 from mktme.stack.slot import PLAIN, Slot
 from mktme.stack.units import check_write
@@ -322,6 +323,50 @@ class Controller:
                 self.bus.unmapped(region)
                 if self.device.domain is not None and region.kept in self.device.domain.volatile:
                     self.device.domain.volatile.remove(region.kept)
+
+    def rekey(self, region: Region, key: Key, journal: Size, *, keyid: int | None = None) -> Region:
+        """Encrypt a region under a new key, in place; returns the region under the key's KeyID.
+
+        What the CPU cache holds of the region is flushed, each chunk is re-encrypted by way of a
+        journal of `mktme.rekey.JOURNAL` bytes at a page address of the device, then the range is
+        mapped anew. After a power failure at any moment: program the old key, map the range as
+        before and call this again, with the same new key and journal; what is done is not done
+        again, and a range that was all done is just mapped under the new key. The old KeyID keeps its
+        key: clear it when no other range is under it. Nobody may use the region meanwhile.
+
+        Raises RekeyError; RegionUnmapped, KeyTableFull, KeyIDError, SchemeError and MappingError as
+        `map` and `program_key`, with nothing written; PoisonError for a line that doesn't match its MAC.
+        """
+        region.mapping()
+        place = parse_size(journal)
+        slot = Slot.of(key)
+        try:
+            self._map.check_pages(place, JOURNAL, "journal's ")
+            with self._lock:
+                self._map.check_free(place, place + JOURNAL)
+                if self.slots[region.keyid] is None or self.slot(region.keyid).algorithm is None:
+                    raise RekeyError(
+                        f"KeyID {region.keyid} holds no key to decrypt the region with: program it first"
+                    )
+                region.fits(slot)
+                if keyid is not None and 0 <= keyid < len(self.slots) and self.slots[keyid] is not None:
+                    raise RekeyError(f"KeyID {keyid} holds a key: clear it first, or leave keyid out")
+                number = self.program_key(key, keyid)
+        finally:
+            slot.wipe()
+        try:
+            work = region.rekeying(place, self.slot(number), number)
+            region.flush()
+            self.drain()
+            work.run()
+        except BaseException:
+            self.clear_key(number)
+            raise
+        with self._lock:
+            self.unmap(region)
+            made = region.under(self, number)
+            self._map.insert(made)
+        return made
 
     def _segments(self, address: int, length: int) -> Iterator[tuple[int, int, Lines]]:
         """The (start, end, cipher) pieces of a byte range, unmapped ones under KeyID 0."""

@@ -145,6 +145,14 @@ class Mapping:
             places.append(offsets // np.uint64(LINE) * np.uint64(macs.BYTES) + first)
         return places
 
+    def kept_beside(self, addresses: Words) -> list[tuple[Words, int]]:
+        """What is kept of lines alone: offsets in the metadata, and the bytes there."""
+        kept = self.beside(addresses)
+        widths = [] if not self.scheme.state else [*STORES[self.scheme.state].WIDTHS]
+        if self.integrity:
+            widths.append(macs.BYTES)
+        return [(places, width) for places, width in zip(kept, widths, strict=True) if width]
+
     def path(self, slot: Slot, metadata: int, keyid: int) -> Lines:
         """The range's bytes under a key; `metadata` is the address of its metadata."""
         lines = slot.lines

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mktme import parallel
 from mktme.errors import MktmeError, RegionError, RegionUnmapped, release
+from mktme.rekey import Rekeying
 from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes
 from pmem.geometry import LINE
@@ -135,6 +136,14 @@ class Region:
         beside = [places + np.uint64(self.metadata[0]) for places in self._mapping.beside(lines)]
         there = np.concatenate([lines, *beside]).astype(np.uint64) & ~np.uint64(LINE - 1)
         return np.unique(there)
+
+    def rekeying(self, journal: int, slot: Slot, keyid: int) -> Rekeying:
+        """What re-encrypts the region under another key. Raises RekeyError."""
+        return Rekeying(self, self._mapping, journal, self._keys.slot(self.keyid), slot, keyid)
+
+    def under(self, controller: Controller, keyid: int) -> Region:
+        """The same range under another KeyID."""
+        return Region(controller, self.address, self.size, keyid, self._mapping, self.metadata)
 
     def reserve(self, address: int, length: int) -> None:
         """Make sure that a range of device addresses can be written, and what is kept beside it.

@@ -309,6 +309,16 @@ class Device:
         """
         self.persist(offset, length)
 
+    def snapshot(self) -> Device:
+        """A private, copy-on-write view of the medium as it is now, to read and to write.
+
+        Without a persistence domain it is to be used before the image changes. Raises DeviceClosed.
+        """
+        from pmem.tracked import Snapshot
+
+        self.mapping()
+        return Snapshot(os.dup(self._fd), self.path)
+
     def crash(self, policy: Policy = "random", *, seed: int = 0, encrypted: bool = True) -> Device:
         """What a restart would see if the power failed now: a device of its own; this one goes on.
 

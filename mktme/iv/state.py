@@ -14,7 +14,7 @@ a store takes turns.
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -33,6 +33,8 @@ SPLIT_LINES = PAGE // LINE  # lines that share a major counter
 
 class Store(Protocol):
     """The state of a mapped range; `numbers` are those of its data units, each once."""
+
+    WIDTHS: ClassVar[tuple[int, ...]]  # bytes at each of its `places` that are of those units alone
 
     def __init__(self, metadata: Bytes) -> None: ...
 
@@ -56,6 +58,8 @@ class Store(Protocol):
 
 class RandomIvs:
     """IVs drawn by the operating system; not coordinates but the IV itself, as two words."""
+
+    WIDTHS: ClassVar[tuple[int, ...]] = (16,)
 
     def __init__(self, metadata: Bytes) -> None:
         self._ivs = metadata[: metadata.size // 16 * 16].view("<u8").reshape(-1, 2)
@@ -82,6 +86,8 @@ class RandomIvs:
 
 class GlobalCounters:
     """One counter of all writes; each line keeps the value that it was written under."""
+
+    WIDTHS: ClassVar[tuple[int, ...]] = (0, 8)
 
     def __init__(self, metadata: Bytes) -> None:
         words = metadata[: metadata.size // 8 * 8].view("<u8")
@@ -153,6 +159,8 @@ def split_counters(counters: int, numbers: int, n: int, more: int, majors: int, 
 class SplitCounters:
     """A major counter for a page, minor ones for its lines."""
 
+    WIDTHS: ClassVar[tuple[int, ...]] = (LINE,)
+
     def __init__(self, metadata: Bytes) -> None:
         self._metadata = metadata
         self._pages = metadata[: metadata.size // LINE * LINE].view("<u8").reshape(-1, 8)
@@ -210,6 +218,8 @@ class SplitCounters:
 
 class DeuceCounters:
     """A line's leading counter, and which of its words were modified in this epoch."""
+
+    WIDTHS: ClassVar[tuple[int, ...]] = (8,)
 
     def __init__(self, metadata: Bytes) -> None:
         self._lines = metadata[: metadata.size // 8 * 8].view("<u4").reshape(-1, 2)

@@ -31,6 +31,12 @@ class Slot:
         made: Cipher = self._mac_cipher
         return made
 
+    def fingerprint(self) -> bytes:
+        """16 bytes that differ from key to key, and from which no key can be found; empty without one."""
+        return (
+            hashlib.sha256(b"mktme key fingerprint" + self._mac_key).digest()[:16] if self.algorithm else b""
+        )
+
     @classmethod
     def of(cls, key: Key) -> Slot:
         """A slot with a copy of a key. Raises KeyMaterialError if the key has been cleared."""
