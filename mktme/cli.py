@@ -19,8 +19,10 @@ from mktme.errors import MktmeError
 from mktme.fscrypt import crypt as fscrypt
 from mktme.fscrypt import modes
 from mktme.fscrypt.settings import KDFS, Settings, from_hex, key_identifier
-from mktme.lab import iv, machine, overhead
+from mktme.lab import crash, iv, machine, overhead
 from mktme.lab import paths as file_paths
+from mktme.lab.crash.engines import ENGINES
+from mktme.lab.crash.show import show_atomicity, show_explored, show_residual, show_stale
 from mktme.lab.iv import plots
 from mktme.lab.iv.show import check_explained, show_matrix, show_scheme
 from mktme.lab.paths import plots as path_plots
@@ -205,6 +207,105 @@ def compare_iv(
         show_matrix(outcome, _console())
     for path in written:
         console.print(f"results: {path}", highlight=False)
+
+
+@app.command("crash")
+def crash_command(
+    script: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SCRIPT.py]", help="Defines program(memory) and check(memory, promised)."),
+    ] = None,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            "--iv", help='IV schemes of its region ("pmem-line,ctr-split/aes-ctr-128+mac"), or all.'
+        ),
+    ] = "pmem-line",
+    program: Annotated[str, typer.Option(help="The function to run.")] = "program",
+    check: Annotated[str, typer.Option(help="The function that each state is given to.")] = "check",
+    domain: Annotated[str, typer.Option(help="Persistence domain: adr, eadr or page.")] = "adr",
+    atomicity: Annotated[
+        int | None, typer.Option(help="Bytes that persist whole: 64 (a line), 8; for page 4096, 512.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help=f"Which states: {', '.join(ENGINES)}.")] = "full",
+    evictions: Annotated[bool, typer.Option(help="Lines that were not flushed may persist, too.")] = True,
+    counter_cache: Annotated[
+        str, typer.Option(help="Counters are write-through, or write-back.")
+    ] = "write-through",
+    limit: Annotated[
+        int, typer.Option(min=1, help="States of a fence, beyond which they are drawn.")
+    ] = crash.LIMIT,
+    seed: Seed = 0,
+    reproduce: Annotated[
+        Path | None, typer.Option(help="Write a script here that reproduces the smallest failing state.")
+    ] = None,
+    json_path: JsonPath = None,
+) -> None:
+    """Look at every state that a power failure can leave of a program; exits with 1 if one is refused.
+
+    The program runs once, on a region of encrypted persistent memory in which stores stay in a CPU cache
+    until they are flushed and fenced. Values that it yields are promises that all before is durable.
+
+    Without a script: what encryption does to atomic stores, to lines in the cache when a page gets another
+    key, and to what eADR saves.
+
+    For example:
+
+    mktme crash examples/crash/append_log.py --iv all
+
+    mktme crash examples/crash/append_log.py --program missing_flush
+    """
+    _check_files({"--json": json_path, "--reproduce": reproduce})
+    if script is None:
+        _crash_experiments(scheme, seed, json_path)
+        return
+    names = crash.scripts.wanted(scheme)
+    made = crash.Script(script)
+    found, text = {}, ""
+    with _progress() as (_, show):
+        for name in names:
+
+            def advance(what: str, done: int, total: int, name: str = name) -> None:
+                show(f"{name}: {what}", done, total)
+
+            found[name], again = made.explore(
+                name,
+                program=program,
+                check=check,
+                counter_cache=counter_cache,
+                domain=domain,
+                atomicity=atomicity,
+                engine=engine,
+                evictions=evictions,
+                limit=limit,
+                seed=seed,
+                progress=advance,
+            )
+            text = text or again
+    _write_json({name: result.to_json() for name, result in found.items()}, json_path)
+    show_explored(str(script), program, found, _console())
+    if reproduce is not None and text:
+        reproduce.write_text(text)
+        Console(stderr=True).print(f"to reproduce it: python {reproduce}", highlight=False)
+    if text:
+        raise typer.Exit(1)
+
+
+def _crash_experiments(scheme: str, seed: int, json_path: Path | None) -> None:
+    names = None if scheme in ("all", "pmem-line") else _listed(scheme)
+    with _progress() as (_, show):
+        outcome = {
+            "atomicity": crash.atomicity.study(names, seed, show),
+            "stale_lines": crash.hazards.stale_lines(seed),
+            "residual_energy": crash.hazards.residual(),
+        }
+    _write_json(outcome, json_path)
+    console = _console()
+    show_atomicity(outcome["atomicity"], console)
+    console.print()
+    show_stale(outcome["stale_lines"], console)
+    console.print()
+    show_residual(outcome["residual_energy"], console)
 
 
 @app.command("fscrypt-crypt")

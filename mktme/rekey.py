@@ -73,8 +73,8 @@ class Rekeying:
             return max(ours)
         if foreign is not None:
             raise RekeyError(
-                f"the journal at {self._journal} is that of the range at {foreign[0]} ({foreign[1]} bytes), under "
-                "other keys, which isn't done: finish that first, with its keys, or pass another journal"
+                f"the journal at {self._journal} is that of the range at {foreign[0]} ({foreign[1]} bytes), "
+                "under other keys, which isn't done: finish it first, with its keys, or pass another journal"
             )
         return None
 

@@ -1,6 +1,21 @@
 """Power failures at every moment of a program, and what a restart finds."""
 
-from mktme.lab.crash.explorer import Failure, Result, explore, reproduce
-from mktme.lab.crash.worlds import world
+from mktme.lab.crash import atomicity, hazards, scripts
+from mktme.lab.crash.explorer import LIMIT, Failure, Result, explore, reproduce
+from mktme.lab.crash.scripts import Script
+from mktme.lab.crash.worlds import room, world, zeroed
 
-__all__ = ["Failure", "Result", "explore", "reproduce", "world"]
+__all__ = [
+    "LIMIT",
+    "Failure",
+    "Result",
+    "Script",
+    "atomicity",
+    "explore",
+    "hazards",
+    "reproduce",
+    "room",
+    "scripts",
+    "world",
+    "zeroed",
+]

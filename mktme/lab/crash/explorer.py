@@ -7,7 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pmem
 from mktme.errors import CrashError
 from mktme.lab.crash.engines import engine_of
 from mktme.lab.crash.recording import Recorder, Recording
-from mktme.lab.crash.states import Atomicity, StateDevice, States
+from mktme.lab.crash.states import Atomicity, StateDevice, States, expected_states
 from pmem.domain import Domain
 from pmem.geometry import Size
 from pmem.tracked import TrackedDevice
@@ -84,6 +84,7 @@ def explore(
     check: Callable[..., Any],
     *,
     setup: Setup | None = None,
+    prepare: Callable[[Any], Any] | None = None,
     reopen: Setup | None = None,
     size: Size = "1MiB",
     domain: str = "adr",
@@ -97,6 +98,7 @@ def explore(
     """Run `program` once on new persistent memory and `check` every state that it could leave.
 
     `setup(device)` makes what the program gets, a region for instance; without it that is the device.
+    `prepare(memory)` may store what is durable before the program begins.
     `reopen(device)` makes what the check gets after the power failure, from a real device in that
     state: by default `setup` again, so with the keys; leave keys out there to look without them.
     If the program is a generator, each value that it yields is a promise that all before is durable;
@@ -113,7 +115,7 @@ def explore(
     Raises CrashError for settings that can't be; what `program` or `setup` raises.
     """
     found = Result()
-    with _recorded(program, setup, size, domain, atomicity) as (device, recording, whole):
+    with _recorded(program, setup, prepare, size, domain, atomicity) as (device, recording, whole):
         chosen = engine_of(engine)
         moving = None if engine == "full" else chosen
         takes = _takes_promises(check)
@@ -130,6 +132,9 @@ def explore(
         found.points, found.stores = len(recording.points), len(recording.sources)
         found.promises = len(recording.promised)
         least: tuple[int, int] | None = None
+        expected = sum(
+            expected_states(recording, point, whole, moving, evictions, limit) for point in recording.points
+        )
         start = time.perf_counter()
         for number, point in enumerate(recording.points):
             states = States(device, recording, point, whole, evictions=evictions, seed=seed + number)
@@ -141,7 +146,7 @@ def explore(
                 device.undo()
                 found.states += 1
                 if progress is not None and found.states % STEP == 0:
-                    progress(f"{found.states} states", number, len(recording.points))
+                    progress("states", found.states, max(expected, found.states))
                 if error is not None:
                     found.failures += 1
                     gone = len(states.missing(cut)) + states.lost_counters(cut)
@@ -160,6 +165,7 @@ def reproduce(
     cut: tuple[int, ...],
     *,
     setup: Setup | None = None,
+    prepare: Callable[[Any], Any] | None = None,
     reopen: Setup | None = None,
     size: Size = "1MiB",
     domain: str = "adr",
@@ -171,7 +177,7 @@ def reproduce(
 
     Returns what the check returns. Raises CrashError if there is no such state.
     """
-    with _recorded(program, setup, size, domain, atomicity) as (device, recording, whole):
+    with _recorded(program, setup, prepare, size, domain, atomicity) as (device, recording, whole):
         if not 0 <= point < len(recording.points):
             raise CrashError(f"there is no point {point}: the program has {len(recording.points)}")
         for number, each in enumerate(recording.points[: point + 1]):
@@ -194,6 +200,7 @@ def reproduce(
 def _recorded(
     program: Callable[[Any], Any],
     setup: Setup | None,
+    prepare: Callable[[Any], Any] | None,
     size: Size,
     domain: str,
     atomicity: Atomicity | None,
@@ -205,14 +212,18 @@ def _recorded(
     with tempfile.TemporaryDirectory(prefix="mktme-crash-") as folder:
         device = pmem.create(Path(folder) / "program.img", size, domain=model)
         assert isinstance(device, TrackedDevice)
-        with device.snapshot(StateDevice) as before:
-            recorder = Recorder(device)
-            try:
-                with device:
-                    _run(program, device if setup is None else setup(device), recorder)
-                yield before, recorder.recording, "store" if atomicity == "store" else model.atomicity
-            finally:
-                recorder.recording.close()
+        with ExitStack() as kept:
+            with device:
+                memory: Any = device if setup is None else setup(device)
+                if prepare is not None:
+                    prepare(memory)
+                    model.settle()
+                before = kept.enter_context(device.snapshot(StateDevice))
+                recorder = Recorder(device)
+                kept.callback(recorder.recording.close)
+                _run(program, memory, recorder)
+                del memory
+            yield before, recorder.recording, "store" if atomicity == "store" else model.atomicity
 
 
 def _run(program: Callable[[Any], Any], memory: Any, recorder: Recorder) -> None:

@@ -111,21 +111,12 @@ class States:
         self._tear = atomicity == WORD
         tracks: dict[object, list[int]] = {}
         for i, piece in enumerate(self.pieces):
-            tracks.setdefault(self._track(i, piece, atomicity), []).append(i)
+            tracks.setdefault(_track(recording.kind, piece, atomicity), []).append(i)
         self.tracks = [Track(places, self._options(places)) for places in tracks.values()]
         self._of = {i: (t, n + 1) for t, track in enumerate(self.tracks) for n, i in enumerate(track.pieces)}
         self._simple = all(o.segments is not None for track in self.tracks for o in track.options)
         if point.volatile and not self._simple:  # the counter cache, written back just then or not
             self.tracks.append(Track([], [Option(0, None), Option(0, None)]))
-
-    def _track(self, i: int, piece: Piece, atomicity: Atomicity) -> object:
-        if self._recording.kind == "eadr":
-            return None
-        if atomicity == "store":
-            return piece.store
-        assert isinstance(atomicity, int)
-        lines = max(1, atomicity // LINE)
-        return (None if piece.cache is None else id(piece.cache)), piece.number // lines
 
     # What a piece does to the medium
 
@@ -231,12 +222,6 @@ class States:
 
     # Which states there are
 
-    def count(self, engine: Engine | None, limit: int) -> int:
-        """How many states `cuts` gives."""
-        if engine is not None:
-            return engine.count(len(self.pieces))
-        return min(limit, math.prod(len(track.options) for track in self.tracks))
-
     @property
     def all(self) -> int:
         """How many states there are."""
@@ -339,6 +324,35 @@ class States:
             option = track.options[i]
             gone += track.pieces[option.there - (option.torn is not None) :]
         return sorted(gone)
+
+
+def _track(kind: str, piece: Piece, atomicity: Atomicity) -> object:
+    """What orders a piece: pieces of one track reach the medium in the order of their stores."""
+    if kind == "eadr":
+        return None
+    if atomicity == "store":
+        return piece.store
+    assert isinstance(atomicity, int)
+    return piece.cache, piece.number // max(1, atomicity // LINE)
+
+
+def expected_states(
+    recording: Recording,
+    point: Point,
+    atomicity: Atomicity,
+    engine: Engine | None,
+    evictions: bool,
+    limit: int,
+) -> int:
+    """About how many states of a point will be looked at; exactly, where no line is torn."""
+    pieces = [piece for piece, flushed in point.pieces if evictions or flushed]
+    if engine is not None:
+        return engine.count(len(pieces))
+    sizes: dict[object, int] = {}
+    for piece in pieces:
+        track = _track(recording.kind, piece, atomicity)
+        sizes[track] = sizes.get(track, 1) + (1 + TEARS if atomicity == WORD else 1)
+    return min(limit, math.prod(sizes.values()))
 
 
 def _line(base: bytes, at: int, segments: list[Segment]) -> bytes:

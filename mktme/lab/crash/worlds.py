@@ -23,13 +23,15 @@ def world(
     subject: str | Subject = "pmem-line",
     size: Size = "64KiB",
     *,
+    unit: int | None = None,
     counter_cache: str = "write-through",
     key: bytes | None = None,
 ) -> Callable[[pmem.Device], Region]:
     """A function from a device to a region of `size` bytes on it, always under one key.
 
     `subject` is the name of an IV scheme, with the cipher that it is compared with, or "scheme/cipher",
-    "+mac" behind it for integrity. The device needs `room` bytes. `counter_cache` as for `mktme.Controller`.
+    "+mac" behind it for integrity. The device needs `room` bytes. `unit` as for `Controller.map`,
+    `counter_cache` as for `mktme.Controller`.
 
     Raises SchemeError for a scheme or a cipher that doesn't exist.
     """
@@ -41,15 +43,22 @@ def world(
     given: dict[str, Any] = {n: v for n, v in known.items() if n not in HALVES | {"address"}}
     if "nonce_low" in chosen.scheme.coordinates:
         given["nonce"] = ALICE.nonce
-    if metadata_bytes(chosen.scheme.name, length, integrity=chosen.integrity):
+    if metadata_bytes(chosen.scheme.name, length, unit=unit, integrity=chosen.integrity):
         given["metadata"] = length
 
     def opened(device: pmem.Device) -> Region:
         controller = Controller(device, threads=1, counter_cache=counter_cache)
         keyid = controller.program_key(Key.from_bytes(chosen.algorithm, material))
-        return controller.map(0, length, keyid, iv=chosen.scheme.name, integrity=chosen.integrity, **given)
+        return controller.map(
+            0, length, keyid, iv=chosen.scheme.name, unit=unit, integrity=chosen.integrity, **given
+        )
 
     return opened
+
+
+def zeroed(region: Region) -> None:
+    """Fill a region with zeros, as what it is before a program begins."""
+    region.fill(0)
 
 
 def room(subject: str | Subject, size: Size) -> int:
