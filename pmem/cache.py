@@ -48,7 +48,7 @@ class Memory(Protocol):
         """Addresses on the device, and KeyIDs."""
 
     def check_write(self, address: int, length: int) -> None:
-        """Refuse to write a range, and have the file space for it. Raises as the memory's writes."""
+        """Refuse to write a range of lines, and have the file space for it. Raises as the memory's writes."""
 
 
 class CpuCache:
@@ -98,7 +98,8 @@ class CpuCache:
         if not data.size:
             return
         with self.lock:
-            self.memory.check_write(address, data.size)
+            begin = address // LINE * LINE
+            self.memory.check_write(begin, -(-(address + data.size) // LINE) * LINE - begin)
             edges = {}
             for place in (address, address + data.size):
                 if place % LINE:
