@@ -4,17 +4,18 @@ A chunk at a time. What its lines will be, ciphertext and metadata, is put into 
 copied from there, so that no moment leaves a line of which nobody knows the key. The journal is
 two header lines, which take turns, and a page further on the entries:
 
-    header   8 bytes each: magic, turn, address, length, bytes done, entries, their digest, digest of all
+    header   magic (8 bytes), turn, number of entries (4 each), address, length (8 each), pages done, pages
+             done once the entries are in place (4 each), whose it is, digest of the entries, digest of
+             the header (8 each)
     entry    address of a line (8 bytes), the line (64 bytes)
 
-All numbers are little-endian. Digests are the first 8 bytes of SHA-256; a header's is keyed by what is
-made from the old and the new key, so that nobody takes it up with others.
+All numbers are little-endian. Digests are the first 8 bytes of SHA-256; "whose it is" is that of the
+fingerprints of the old and the new key, so that nobody takes it up with others.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import struct
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 MAGIC = b"MKTMERKY"
 CHUNK = 1 << 16  # bytes that are re-encrypted at once
 JOURNAL = 36 * PAGE  # bytes of a journal: a chunk's lines and metadata, each with its address
-_HEADER = struct.Struct("<8s5Q8s8s")
+_HEADER = struct.Struct("<8s2I2Q2I8s8s8s")
 _ENTRY = np.dtype([("address", "<u8"), ("line", "u1", LINE)])
 
 
@@ -48,35 +49,30 @@ class Rekeying:
     ) -> None:
         self._region, self._mapping, self._journal = region, mapping, journal
         self._device: Device = region.device
-        self._secret = old.fingerprint() + new.fingerprint()
+        self._owner = _short(old.fingerprint() + new.fingerprint())
         self._new = new
         self._keyid = keyid
-        self.done, self._turn, self._entries = 0, 0, 0
-        found = self._newest()
-        if found is not None:
-            self._turn, self.done, self._entries = found
+        self._turn, self.done, self._next, self._entries = self._newest()
 
-    def _newest(self) -> tuple[int, int, int] | None:
-        """The turn, bytes done and entries of the header that counts; None if the journal is free."""
-        ours, foreign = [], None
+    def _newest(self) -> tuple[int, int, int, int]:
+        """The turn, bytes done, bytes done next and entries of the header that counts; zeros without one."""
+        valid = []
         for place in range(2):
             line = self._device.read(self._journal + place * LINE, LINE)
-            magic, turn, address, length, done, entries, _, digest = _HEADER.unpack(line)
-            if magic != MAGIC:
-                continue
-            if hmac.compare_digest(digest, self._digest(line[:-8])):
-                if (address, length) == (self._region.address, self._region.size):
-                    ours.append((turn, done, entries))
-            elif done < length:
-                foreign = address, length
-        if ours:
-            return max(ours)
-        if foreign is not None:
+            fields = _HEADER.unpack(line)
+            if fields[0] == MAGIC and fields[-1] == _short(line[:-8]):
+                valid.append(fields[1:])
+        if not valid:
+            return 0, 0, 0, 0
+        turn, entries, address, length, done, following, owner, _, _ = max(valid)
+        if (address, length, owner) == (self._region.address, self._region.size, self._owner):
+            return turn, done * PAGE, following * PAGE, entries
+        if done * PAGE < length:
             raise RekeyError(
-                f"the journal at {self._journal} is that of the range at {foreign[0]} ({foreign[1]} bytes), "
-                "under other keys, which isn't done: finish it first, with its keys, or pass another journal"
+                f"the journal at {self._journal} is that of the range at {address} ({length} bytes), under "
+                "other keys, which isn't done: finish it first, with its keys, or pass another journal"
             )
-        return None
+        return turn, 0, 0, 0
 
     def run(self) -> None:
         """Re-encrypt what is left."""
@@ -96,7 +92,7 @@ class Rekeying:
                 self._advance()
 
     def _advance(self) -> None:
-        self._write_header(min(self._region.size, self.done + CHUNK), 0, bytes(8))
+        self._write_header(self._next, self._next, 0, bytes(8))
 
     def _chunk(self, old: Lines, new: Lines, scratch: Device) -> np.ndarray[tuple[int], np.dtype[np.void]]:
         """What the next chunk's lines, and what is kept beside them, will be."""
@@ -124,7 +120,8 @@ class Rekeying:
         data = entries.tobytes()
         self._device.write(self._journal + PAGE, data)
         self._device.persist(self._journal + PAGE, len(data))
-        self._write_header(self.done, entries.size, _short(data))
+        following = min(self._region.size, self.done + CHUNK)
+        self._write_header(self.done, following, entries.size, _short(data))
 
     def _read_entries(self) -> np.ndarray[tuple[int], np.dtype[np.void]]:
         data = self._device.read(self._journal + PAGE, self._entries * _ENTRY.itemsize)
@@ -137,19 +134,15 @@ class Rekeying:
             device.flush(at, end - at)
         device.drain()
 
-    def _write_header(self, done: int, entries: int, digest: bytes) -> None:
+    def _write_header(self, done: int, following: int, entries: int, digest: bytes) -> None:
         self._turn += 1
-        region = self._region
-        body = _HEADER.pack(MAGIC, self._turn, region.address, region.size, done, entries, digest, bytes(8))[
-            :-8
-        ]
+        region, pages = self._region, (done // PAGE, following // PAGE)
+        fields = MAGIC, self._turn, entries, region.address, region.size, *pages, self._owner, digest
+        body = _HEADER.pack(*fields, bytes(8))[:-8]
         at = self._journal + self._turn % 2 * LINE
-        self._device.write(at, body + self._digest(body))
+        self._device.write(at, body + _short(body))
         self._device.persist(at, LINE)
-        self.done, self._entries = done, entries
-
-    def _digest(self, body: bytes) -> bytes:
-        return hmac.digest(self._secret, body, "sha256")[:8]
+        self.done, self._next, self._entries = done, following, entries
 
 
 def _short(data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Power failures at every moment of a program, and what a restart finds."""
 
 from mktme.lab.crash import atomicity, hazards, scripts
-from mktme.lab.crash.explorer import LIMIT, Failure, Result, explore, reproduce
+from mktme.lab.crash.explorer import LIMIT, Failure, Result, explore, explore_log, reproduce
 from mktme.lab.crash.scripts import Script
 from mktme.lab.crash.worlds import room, world, zeroed
 
@@ -12,6 +12,7 @@ __all__ = [
     "Script",
     "atomicity",
     "explore",
+    "explore_log",
     "hazards",
     "reproduce",
     "room",

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import pmem
 from mktme.errors import CrashError
-from mktme.lab.crash.engines import engine_of
-from mktme.lab.crash.recording import Recorder, Recording
+from mktme.lab.crash import storelog
+from mktme.lab.crash.engines import Engine, engine_of
+from mktme.lab.crash.export import events_of
+from mktme.lab.crash.recording import Point, Recorder, Recording, of_log
 from mktme.lab.crash.states import Atomicity, StateDevice, States, expected_states
+from mktme.lab.crash.storelog import Event, RegisterFile
 from pmem.domain import Domain
-from pmem.geometry import Size
+from pmem.geometry import PAGE, Size
 from pmem.tracked import TrackedDevice
 
 Setup = Callable[[pmem.Device], Any]
@@ -28,8 +34,8 @@ STEP = 256  # states between two reports of progress
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A line that is not on the medium in a state, or only in part."""
+class Line:
+    """A line that was stored to and not durable."""
 
     address: int  # on the device
     keyid: int
@@ -44,14 +50,15 @@ class Missing:
 
 @dataclass(frozen=True)
 class Failure:
-    """A state that the check refused: where, what was missing of it, and what the check said."""
+    """A state that the check refused: the moment, what was missing, what was there, what the check said."""
 
     point: int
+    before: str  # what would have made more durable: a fence, an eviction, or the end
     cut: tuple[int, ...]
     promised: int
-    missing: tuple[Missing, ...]
+    missing: tuple[Line, ...]
     counters_lost: bool  # the counter cache, that wasn't written back
-    present: int  # pieces that could have been missing, too, and were there
+    present: tuple[Line, ...]  # could have been missing, too, and had reached the medium
     error: str
 
 
@@ -94,6 +101,8 @@ def explore(
     limit: int = LIMIT,
     seed: int = 0,
     progress: Progress | None = None,
+    log: Path | None = None,
+    image: Path | None = None,
 ) -> Result:
     """Run `program` once on new persistent memory and `check` every state that it could leave.
 
@@ -112,37 +121,120 @@ def explore(
     leaves out lines that were not flushed, as pmreorder does. `engine` is one of `ENGINES`; "full"
     takes all states, or `limit` of a fence's, drawn by `seed`, where there are more.
 
+    `log` is where to write what reached the medium, as pmemcheck's store log, and `image` the medium
+    as it was before, for pmreorder and the like.
+
     Raises CrashError for settings that can't be; what `program` or `setup` raises.
     """
-    found = Result()
+    chosen = engine_of(engine)
     with _recorded(program, setup, prepare, size, domain, atomicity) as (device, recording, whole):
-        chosen = engine_of(engine)
-        moving = None if engine == "full" else chosen
-        takes = _takes_promises(check)
-        again = reopen or setup
-        found.settings = {
-            "domain": domain,
-            "atomicity": whole,
-            "engine": engine,
-            "evictions": evictions,
-            "limit": limit,
-            "seed": seed,
-            "size": device.size,
-        }
-        found.points, found.stores = len(recording.points), len(recording.sources)
-        found.promises = len(recording.promised)
-        least: tuple[int, int] | None = None
-        expected = sum(
-            expected_states(recording, point, whole, moving, evictions, limit) for point in recording.points
+        if log is not None:
+            storelog.write(log, events_of(recording, device, str(image or log.with_suffix(".img"))))
+            if image is not None:
+                image.write_bytes(device.bytes)
+        look = _Look(device, recording, whole, chosen, evictions, limit, seed)
+        look.result.settings |= {"domain": domain}
+        return look.at_all(check, reopen or setup, progress)
+
+
+def explore_log(
+    events: Iterable[Event] | Path,
+    check: Callable[..., Any],
+    *,
+    images: Mapping[str, Path] | None = None,
+    atomicity: Atomicity = "store",
+    engine: str = "full",
+    evictions: bool = False,
+    limit: int = LIMIT,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """`explore` for a program that ran elsewhere: pmemcheck's log of its stores.
+
+    `check(device)` gets a device with the registered files one after another, each from a page on;
+    with two parameters, `check(device, places)`, also where each file begins, by its path.
+    `images` are what the files held before the program ran, by their paths in the log; else zeros.
+    The settings are those of `explore`; by default as pmreorder has them: each store by itself, and
+    only those that were flushed before a fence.
+
+    Raises CrashError, StoreLogError; OSError for an image that can't be read.
+    """
+    chosen, listed = engine_of(engine), [*storelog.read(events)] if isinstance(events, Path) else [*events]
+    sizes: dict[str, int] = {}
+    for event in listed:
+        if isinstance(event, RegisterFile):
+            sizes[event.path] = max(sizes.get(event.path, 0), event.offset + event.size)
+    if not sizes:
+        raise CrashError("the log registers no file, so that no store of it can be placed")
+    places, size = {}, 0
+    for path, length in sizes.items():
+        places[path] = size
+        size += -(-length // PAGE) * PAGE
+    with tempfile.TemporaryDirectory(prefix="mktme-crash-") as folder:
+        whole = Path(folder) / "log.img"
+        with pmem.create(whole, size) as device:
+            for path, source in (images or {}).items():
+                if path not in places:
+                    raise CrashError(f"the log registers no file {path!r}: it has {', '.join(sizes)}")
+                device.write(places[path], source.read_bytes()[: sizes[path]])
+        with StateDevice(os.open(whole, os.O_RDWR | os.O_CLOEXEC), whole) as before:
+            recording = of_log(listed, np.memmap(whole, np.uint8, "c"), places)
+            for point in recording.points:
+                point.promised = 1
+            recording.promised = [places]
+            look = _Look(before, recording, atomicity, chosen, evictions, limit, seed)
+            return look.at_all(
+                (lambda device, made: check(device, made[0])) if _takes_promises(check) else check,
+                None,
+                progress,
+            )
+
+
+class _Look:
+    """A look at all states of a recording."""
+
+    def __init__(
+        self,
+        device: StateDevice,
+        recording: Recording,
+        whole: Atomicity,
+        engine: Engine,
+        evictions: bool,
+        limit: int,
+        seed: int,
+    ) -> None:
+        self._device, self._recording, self._whole = device, recording, whole
+        self._engine = None if engine.name == "full" else engine
+        self._evictions, self._limit, self._seed = evictions, limit, seed
+        self.result = Result(
+            points=len(recording.points),
+            stores=len(recording.sources),
+            promises=len(recording.promised),
+            settings={
+                "atomicity": whole,
+                "engine": engine.name,
+                "evictions": evictions,
+                "limit": limit,
+                "seed": seed,
+                "size": device.size,
+            },
         )
-        start = time.perf_counter()
+
+    def at_all(self, check: Callable[..., Any], reopen: Setup | None, progress: Progress | None) -> Result:
+        """Check every state."""
+        found, device, recording = self.result, self._device, self._recording
+        expected = sum(map(self._expected, recording.points))
+        least: tuple[int, int] | None = None
+        takes, start = _takes_promises(check), time.perf_counter()
         for number, point in enumerate(recording.points):
-            states = States(device, recording, point, whole, evictions=evictions, seed=seed + number)
-            found.drawn += moving is None and states.all > limit
+            states = States(
+                device, recording, point, self._whole, evictions=self._evictions, seed=self._seed + number
+            )
+            found.drawn += self._engine is None and states.all > self._limit
             promised = recording.promised[: point.promised]
-            for cut in states.cuts(moving, limit):
+            for cut in states.cuts(self._engine, self._limit):
                 states.put(cut)
-                error = _refusal(check, device, again, promised, takes)
+                error = _refusal(check, device, reopen, promised, takes)
                 device.undo()
                 found.states += 1
                 if progress is not None and found.states % STEP == 0:
@@ -155,7 +247,12 @@ def explore(
                         found.smallest = _failure(states, recording, number, cut, point.promised, error)
             states.settle()
         found.seconds = time.perf_counter() - start
-    return found
+        return found
+
+    def _expected(self, point: Point) -> int:
+        return expected_states(
+            self._recording, point, self._whole, self._engine, self._evictions, self._limit
+        )
 
 
 def reproduce(
@@ -264,19 +361,21 @@ def _refusal(
 def _failure(
     states: States, recording: Recording, number: int, cut: tuple[int, ...], promised: int, error: str
 ) -> Failure:
-    gone = states.missing(cut)
-    missing = []
-    for place in gone:
-        piece = states.pieces[place]
+    gone = set(states.missing(cut))
+    missing: list[Line] = []
+    present: list[Line] = []
+    for place, piece in enumerate(states.pieces):
         address, keyid = states.address(piece)
         flushed = recording.points[number].pieces[states.places[place]][1]
-        missing.append(Missing(address, keyid, flushed, recording.sources[piece.store]))
+        line = Line(address, keyid, flushed, recording.sources[piece.store])
+        (missing if place in gone else present).append(line)
     return Failure(
         number,
+        recording.points[number].source,
         cut,
         promised,
         tuple(dict.fromkeys(missing)),
         states.lost_counters(cut),
-        len(states.pieces) - len(gone),
+        tuple(dict.fromkeys(present)),
         error,
     )

@@ -56,11 +56,13 @@ class Piece:
 class Point:
     """A moment just before something becomes durable: `pieces` may or may not be on the medium.
 
-    `ways`: how cached lines went through the controller then. `delta`: what is durable afterwards
-    that was not before, as (offset, bytes). `promised`: how many promises had been made.
+    `source`: who fences. `ways`: how cached lines went through the controller then. `delta`: what is
+    durable afterwards that was not before, as (offset, bytes). `promised`: how many promises had been
+    made.
     """
 
     event: int
+    source: str
     pieces: list[tuple[Piece, bool]]  # and whether it had been flushed
     ways: dict[tuple[int, int], Way]
     promised: int
@@ -115,13 +117,13 @@ class Recorder:
         """The program says that something is durable."""
         self._resolve()
         if self.recording.kind == "eadr":  # where each store is durable, what came before is
-            self.fencing()
+            self.fencing("a promise")
             self.fenced()
         self.recording.promised.append(value)
 
     def finish(self) -> None:
         """The program has ended: the last point."""
-        self.fencing()
+        self.fencing("the end of the program")
         self._resolve()
 
     def retire(self, wipe: Callable[[], None]) -> None:
@@ -158,12 +160,12 @@ class Recorder:
     def evicting(self, cache: CpuCache, numbers: list[int]) -> None:
         self._resolve()
         gone = set(numbers)
-        self._point()
+        self._point("an eviction")
         self._pending = [p for p in self._pending if p.cache is not cache or p.number not in gone]
 
-    def fencing(self) -> None:
+    def fencing(self, source: str = "") -> None:
         self._resolve()
-        self._point()
+        self._point(source or f"the fence at {_source()}")
         if self.recording.kind == "eadr":
             for piece in self._pending:
                 piece.flushed = True
@@ -189,7 +191,7 @@ class Recorder:
         self._pending.append(piece)
         self.recording.events.append(piece)
 
-    def _point(self) -> None:
+    def _point(self, source: str) -> None:
         pieces, ways = [(piece, piece.flushed) for piece in self._pending], {}
         for i, cache in enumerate(self.recording.caches):
             numbers = sorted({piece.number for piece in self._pending if piece.cache is cache})
@@ -200,7 +202,9 @@ class Recorder:
                     ways.update({(i, numbers[place]): way for place in way.order.tolist()})
         recording = self.recording
         volatile = [*self._domain.volatile]
-        recording.points.append(Point(len(recording.events), pieces, ways, len(recording.promised), volatile))
+        recording.points.append(
+            Point(len(recording.events), source, pieces, ways, len(recording.promised), volatile)
+        )
 
     def _resolve(self) -> None:
         """See what has come of what was about to happen."""
@@ -256,9 +260,9 @@ def of_log(events: Sequence[Event], media: Bytes, files: dict[str, int]) -> Reco
                 return files[file.path] + file.offset + address - file.address
         return None
 
-    def point() -> None:
+    def point(source: str) -> None:
         here = [(piece, piece.flushed) for piece in pending]
-        recording.points.append(Point(len(recording.events), here, {}, len(recording.promised), []))
+        recording.points.append(Point(len(recording.events), source, here, {}, 0, []))
 
     for event in events:
         if isinstance(event, RegisterFile):
@@ -289,11 +293,11 @@ def of_log(events: Sequence[Event], media: Bytes, files: dict[str, int]) -> Reco
                         piece.flushed = True
                 recording.events.append((None, at, event.length))
         elif isinstance(event, Fence):
-            point()
+            point(f"fence {len(recording.points)}")
             recording.events.append(None)
             recording.points[-1].delta = [
                 (p.number * LINE + p.begin, p.row[p.begin : p.end]) for p in pending if p.flushed
             ]
             pending = [piece for piece in pending if not piece.flushed]
-    point()
+    point("the end of the log")
     return recording

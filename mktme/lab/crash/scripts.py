@@ -14,6 +14,7 @@ from mktme.lab.crash.worlds import room, world, zeroed
 from mktme.lab.iv.subjects import subjects
 
 SIZE = "64KiB"
+PRESENT = 6  # lines that are listed
 
 
 class Script:
@@ -118,12 +119,18 @@ class Script:
 
 def described(found: Failure) -> list[str]:
     """What a failing state is, in lines."""
-    made = [f"Before fence {found.point}, {found.promised} promises made, the check says:"]
-    made.append(f"  {found.error}")
-    made += [f"missing: {missing}" for missing in found.missing]
+    made = [
+        f"Just before {found.before}, with {found.promised} promises made, the check says:",
+        f"  {found.error}",
+    ]
+    made += [f"missing: {line}" for line in found.missing]
     if found.counters_lost:
         made.append("missing: the counters, which the counter cache had not written back")
-    made.append(f"{found.present} other lines that were not durable had reached the medium")
+    made += [f"there:   {line}" for line in found.present[:PRESENT]]
+    if len(found.present) > PRESENT:
+        made.append(f"and {len(found.present) - PRESENT} more lines that were not durable are there")
+    if not found.present and not found.missing:
+        made.append("nothing was pending: all that was stored is durable")
     return made
 
 
