@@ -26,6 +26,7 @@ from mktme.errors import (
     RegionUnmapped,
     RekeyError,
     SchemeError,
+    StoreLogError,
 )
 from mktme.filesystem import EncryptedFile, FileSystem
 from mktme.keys import Key
@@ -63,6 +64,7 @@ __all__ = [
     "RegionUnmapped",
     "RekeyError",
     "SchemeError",
+    "StoreLogError",
     "crypto",
     "fscrypt",
     "iv",

@@ -83,6 +83,10 @@ class EncryptedNameError(MktmeError, ValueError):
     """A file name or link target that can't be encrypted, or that doesn't decrypt to one."""
 
 
+class StoreLogError(MktmeError, ValueError):
+    """A store log that can't be read, or that can't be written."""
+
+
 class RekeyError(MktmeError, ValueError):
     """A range that can't be given another key, or a journal that belongs to something else."""
 

@@ -489,7 +489,7 @@ def test_the_command_explores_a_script_and_writes_one_that_reproduces_what_it_fo
         folder=tmp_path,
     )
     assert bad.returncode == 1
-    assert "script.py:14 in wrong_order" in bad.stdout
+    assert "script.py:12 in wrong_order" in bad.stdout
     assert "no data" in bad.stdout
     again = run("again.py", folder=tmp_path)
     assert again.returncode == 1

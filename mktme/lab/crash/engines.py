@@ -51,15 +51,15 @@ ENGINES = {
         Engine("partial", f"{PARTIAL} subsets, drawn", lambda n: min(PARTIAL, 1 << n), _partial),
         Engine(
             "accumulative",
-            "the first store, the first two, and so on",
-            lambda n: n,
-            lambda n, seed: (tuple(range(i + 1)) for i in range(n)),
+            "none, the first store, the first two, and so on",
+            lambda n: n + 1,
+            lambda n, seed: (tuple(range(i)) for i in range(n + 1)),
         ),
         Engine(
             "reverse-accumulative",
-            "the last store, the last two, and so on",
-            lambda n: n,
-            lambda n, seed: (tuple(range(n - 1 - i, n)) for i in range(n)),
+            "none, the last store, the last two, and so on",
+            lambda n: n + 1,
+            lambda n, seed: (tuple(range(n - i, n)) for i in range(n + 1)),
         ),
     )
 }

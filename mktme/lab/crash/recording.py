@@ -248,7 +248,7 @@ def of_log(events: Sequence[Event], media: Bytes, files: dict[str, int]) -> Reco
     """The recording that a store log gives; `files`: where each registered file begins on the device.
 
     `media` holds the files as they were before, and afterwards as the log leaves them. Stores outside
-    of registered files are left out, as pmreorder does.
+    of registered files are left out.
     """
     recording = Recording("adr")
     known: list[RegisterFile] = []
@@ -286,10 +286,7 @@ def of_log(events: Sequence[Event], media: Bytes, files: dict[str, int]) -> Reco
             at = place(event.address)
             if at is not None:
                 for piece in pending:
-                    if (
-                        at <= piece.number * LINE + piece.begin
-                        and piece.number * LINE + piece.end <= at + event.length
-                    ):
+                    if at // LINE <= piece.number <= (at + event.length - 1) // LINE:
                         piece.flushed = True
                 recording.events.append((None, at, event.length))
         elif isinstance(event, Fence):
