@@ -70,6 +70,7 @@ class Device:
     (StoreGranularity), `closed` (bool), `base` (address of the mapping in this process).
     """
 
+    follows_stores = False  # whether `storing` does anything
     domain: Domain | None = None  # which stores survive a power failure, where that is modelled
 
     def __init__(self, fd: int, path: Path, mode: Literal["r+", "r"], *, private: bool = False) -> None:

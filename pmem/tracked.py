@@ -29,6 +29,7 @@ class TrackedDevice(Device):
     stores; what the CPU caches of controllers hold is not in it.
     """
 
+    follows_stores = True
     domain: Domain
 
     def __init__(self, fd: int, path: Path, domain: Domain) -> None:

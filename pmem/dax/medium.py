@@ -89,7 +89,7 @@ class Medium:
 
 
 class TrackedMedium(Medium):
-    """The medium on a device with a persistence domain, which learns of every store, flush and fence."""
+    """The medium on a device that follows stores: it learns of every one, of flushes and of fences."""
 
     def store(self, address: int, data: bytes | bytearray | Bytes) -> None:
         self.device.storing(address, len(data))
@@ -112,4 +112,4 @@ class TrackedMedium(Medium):
 
 def medium_of(device: Device) -> Medium:
     """The medium that a volume on a device has."""
-    return Medium(device) if device.domain is None else TrackedMedium(device)
+    return TrackedMedium(device) if device.follows_stores else Medium(device)

@@ -31,6 +31,8 @@ class StateDevice(Snapshot):
     A `Snapshot` that keeps the pages it has before they are written, until `undo`.
     """
 
+    follows_stores = True
+
     def __init__(self, fd: int, path: Path) -> None:
         super().__init__(fd, path)
         self.bytes = memoryview(self.mapping())  # type: ignore[arg-type]
