@@ -17,6 +17,7 @@ from pathlib import Path
 
 from figure import Figure
 from figures_bulk import bulk, threads
+from figures_crash import crashes
 from figures_files import files
 from figures_inline import inline
 from figures_kernel import kernels
@@ -72,6 +73,7 @@ def main() -> None:
             "volume": lambda: volumes(folder, rounds),
             "files": lambda: files(folder, rounds),
             "inline": lambda: inline(folder, rounds),
+            "crash": lambda: crashes(folder, rounds),
         }
         figures: list[Figure] = []
         for group, measure in groups.items():

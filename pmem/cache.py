@@ -169,7 +169,9 @@ class CpuCache:
                 self.domain.observer.flushed(self, address, length)
 
     def _send(self, numbers: list[int]) -> None:
-        if numbers:
+        if len(numbers) == len(self.dirty) and not self.queue.at:
+            self.dirty, self.queue = self.queue, self.dirty
+        elif numbers:
             self.queue.put(numbers, self.dirty.get(numbers))
             self.dirty.drop(numbers)
 

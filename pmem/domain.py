@@ -220,7 +220,10 @@ class Domain:
             if self.observer is not None and table is cache.dirty:
                 self.observer.evicting(cache, numbers)
             cache.memory.write_lines(np.array(numbers, np.uint64) * np.uint64(LINE), table.get(numbers))
-            table.drop(numbers)
+            if len(numbers) == len(table):
+                table.clear()
+            else:
+                table.drop(numbers)
 
     def settle(self) -> None:
         """Make everything durable, as time does."""
