@@ -41,11 +41,13 @@ class Line:
     keyid: int
     flushed: bool
     source: str  # file, line and function that stored it
+    counters: bool = False  # it holds counters, that the counter cache was to write back
 
     def __str__(self) -> str:
         why = "flushed, not fenced" if self.flushed else "not flushed"
         under = f" under KeyID {self.keyid}" if self.keyid else ""
-        return f"line {self.address:#x}{under}, {why}, stored at {self.source}"
+        what = "counters in line" if self.counters else "line"
+        return f"{what} {self.address:#x}{under}, {why}, stored at {self.source}"
 
 
 @dataclass(frozen=True)
@@ -367,7 +369,8 @@ def _failure(
     for place, piece in enumerate(states.pieces):
         address, keyid = states.address(piece)
         flushed = recording.points[number].pieces[states.places[place]][1]
-        line = Line(address, keyid, flushed, recording.sources[piece.store])
+        beside = any(first <= address < last for first, last in recording.points[number].volatile)
+        line = Line(address, keyid, flushed, recording.sources[piece.store], beside)
         (missing if place in gone else present).append(line)
     return Failure(
         number,

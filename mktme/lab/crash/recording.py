@@ -141,7 +141,6 @@ class Recorder:
         if behind:
             self._changed.update(numbers)
             return
-        self._resolve()
         for number in numbers:
             if number not in self._known:
                 self._known[number] = self._rows[number].tobytes()

@@ -284,31 +284,44 @@ class States:
                 at = self._address(piece)
                 torn.append((at, option.torn, self._device.bytes[at : at + LINE].tobytes()))
         pieces = [self.pieces[place] for place in sorted(latest.values())]
-        counters = [] if cut[-1] or not self._point.volatile else [*self._counters(pieces)]
+        counters = self._load_counter_cache(pieces) if self._point.volatile else {}
         for way, some in itertools.groupby(pieces, self._way):
             if way is not None:
                 self._through(way, list(some))
                 continue
             for piece in some:
-                at = piece.number * LINE
-                self._device.save(at // PAGE)
-                self._device.bytes[at : at + LINE] = piece.row
-        for at, row in counters:
-            self._device.bytes[at : at + LINE] = row
+                if piece.number * LINE not in counters:
+                    self._store(piece.number * LINE, piece.row)
+        if not cut[-1]:
+            for at, row in counters.items():
+                self._store(at, row)
         for at, landed, old in torn:
             for w in set(range(LINE // WORD)).difference(landed):
                 self._device.bytes[at + w * WORD : at + (w + 1) * WORD] = old[w * WORD : (w + 1) * WORD]
 
-    def _counters(self, pieces: list[Piece]) -> Iterator[tuple[int, bytes]]:
-        """The lines of counters that pieces change, as they are: what a lost counter cache leaves."""
-        media, lines = self._device.bytes, set()
+    def _store(self, at: int, row: bytes) -> None:
+        self._device.save(at // PAGE)
+        self._device.bytes[at : at + LINE] = row
+
+    def _load_counter_cache(self, pieces: list[Piece]) -> dict[int, bytes]:
+        """Have the newest counters where write-backs read them; what the medium has of them instead."""
+        media, kept = self._device.bytes, {}
         for piece in pieces:
             way = self._way(piece)
             if way is not None:
-                lines.update(way.touched(np.array([self._address(piece)], np.uint64)).tolist())
-        for at in lines:
-            if any(begin <= at < end for begin, end in self._point.volatile):
-                yield at, media[at : at + LINE].tobytes()
+                for at in way.touched(np.array([self._address(piece)], np.uint64)).tolist():
+                    if self._is_counter(at):
+                        kept[at] = media[at : at + LINE].tobytes()
+        newest = {p.number * LINE: p.row for p in self.pieces if p.cache is None}
+        there = {p.number * LINE: p.row for p in pieces if p.cache is None}
+        for at, row in newest.items():
+            if self._is_counter(at):
+                kept[at] = there.get(at, media[at : at + LINE].tobytes())
+                self._store(at, row)
+        return kept | {at: row for at, row in there.items() if at in kept}
+
+    def _is_counter(self, at: int) -> bool:
+        return any(begin <= at < end for begin, end in self._point.volatile)
 
     def lost_counters(self, cut: tuple[int, ...]) -> bool:
         """Whether the counter cache was lost in a state."""
