@@ -188,6 +188,7 @@ def ordered(region: mktme.Region) -> Iterator[str]:
 
 
 def flag_means_data(region: mktme.Region, promised: list[str]) -> None:
+    assert region[0] in (0, 1), "the flag is garbage"
     if region[0]:
         assert region[LINE : LINE + 4] == b"data", "the flag is set and the data isn't there"
     assert not promised or region[0], "what was promised is not there"
