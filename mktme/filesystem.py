@@ -47,6 +47,7 @@ from pmem.dax import (
     Volume,
 )
 from pmem.dax.directory import checked
+from pmem.dax.file import LARGEST
 from pmem.errors import RangeError
 
 CONTEXT, SCHEME = b"c", b"iv"  # extended attributes: the context; a scheme other than the policy's
@@ -66,6 +67,10 @@ class Encryption(NamedTuple):
         """The IV scheme of its contents."""
         assert self.context is not None
         return schemes.find(self.scheme or self.context.policy.scheme)
+
+    def unit(self, info: FileInfo) -> int:
+        """Bytes of a data unit of its contents."""
+        return min(self.ivs.unit, info.unit) if self.scheme else info.unit
 
 
 class Listed(NamedTuple):
@@ -353,10 +358,8 @@ class FileSystem:
         with self._lock:
             how = self._bound.get(info)
             if how is None:
-                scheme, unit, given = inode.ivs, info.unit, info.coordinates
-                if inode.scheme:
-                    unit, given = min(scheme.unit, unit), {}
-                how = self._bound[info] = self.path.bind(info.key, scheme, unit, given)
+                given = {} if inode.scheme else info.coordinates
+                how = self._bound[info] = self.path.bind(info.key, inode.ivs, inode.unit(info), given)
             return how
 
     def _entry(self, directory: Encryption, name: str) -> Entry:
@@ -411,13 +414,17 @@ class EncryptedFile:
     def __init__(self, system: FileSystem, file: File, inode: Encryption, path: str) -> None:
         self._system, self._file, self._inode = system, file, inode
         self._maps: list[FileMap] = []
+        self._lock = threading.Lock()  # around the maps and the end
         self._how: Any = None
         self._info: FileInfo | None = None
         self._closed = False
+        self._most = LARGEST
         if inode.context is not None:
             self._info = system.keyring.open(inode.context, inode.number, path=path)
             try:
                 self._how = system.bound(inode, self._info)
+                if "block" in inode.ivs.coordinates:
+                    self._most = min(LARGEST, inode.unit(self._info) << inode.ivs.bits)
             except BaseException:
                 system.keyring.close(self._info)
                 raise
@@ -447,12 +454,14 @@ class EncryptedFile:
 
     def close(self) -> None:
         """Close it; closing again does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        for each in self._maps:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed, maps = True, self._maps
+        for each in maps:
             each.close()
-        gone = not (self._system.volume.closed or self._file.inode.links)
+        ended = self._system.volume.closed or self._file.closed
+        gone = not (ended or self._file.inode.links)
         self._file.close()
         if self._info is not None:
             with suppress(KeyringError):  # the keyring was wiped
@@ -481,13 +490,18 @@ class EncryptedFile:
         return count
 
     def write(self, offset: int, data: Any) -> None:
-        """Write a contiguous buffer; the file grows as needed."""
+        """Write a contiguous buffer; the file grows as needed.
+
+        Raises PolicyError, as `truncate` and `fallocate` do, where the file would have more data units
+        than its IVs have numbers.
+        """
         if self._how is None:
             self._file.write(offset, data)
             return
         source = buffer_bytes(data)
         offset, _ = self._checked(offset, source.size)
         if source.size:
+            self._check_end(offset + source.size)
             self._system.path.write(self._file, self._how, offset, source)
 
     def truncate(self, size: int) -> None:
@@ -495,6 +509,8 @@ class EncryptedFile:
         if self._how is None:
             self._file.truncate(size)
         else:
+            size, _ = self._checked(size, 0)
+            self._check_end(size)
             self._system.path.finish(self._how, self._file.begin_truncate(size))
 
     def punch(self, offset: int, length: int) -> None:
@@ -509,6 +525,8 @@ class EncryptedFile:
         if self._how is None:
             self._file.fallocate(offset, length)
         else:
+            offset, length = self._checked(offset, length)
+            self._check_end(offset + length)
             self._system.path.finish(self._how, self._file.begin_fallocate(offset, length))
 
     def persist(self, offset: int = 0, length: int | None = None) -> None:
@@ -529,9 +547,25 @@ class EncryptedFile:
         self._checked(0, 0)
         if self._how is None:
             raise MappingError("the file isn't encrypted: map it on the path none")
+        self._check_end(self._file.size)
         made = self._system.path.map(self._file, self._how)
-        self._maps = [*(each for each in self._maps if not each.closed), made]
+        with self._lock:
+            self._maps = [*(each for each in self._maps if not each.closed), made]
+        if self._closed:  # meanwhile
+            made.close()
+        self._checked(0, 0)
         return made
+
+    def _check_end(self, end: int) -> None:
+        """Refuse to have bytes up to `end` whose data units have no number in the IV: beyond it the IVs
+        would be those of other data units (fs/crypto/policy.c, supported_iv_ino_lblk_policy).
+        """
+        if end > self._most:
+            raise PolicyError(
+                f"{end} bytes are more than a file under {self._inode.ivs.name} can have, which are "
+                f"{self._most}: its IVs number the data units with {self._inode.ivs.bits} bits; take a "
+                "policy with a key for each file"
+            )
 
     def _checked(self, offset: SupportsIndex, length: SupportsIndex) -> tuple[int, int]:
         """A range of bytes. Raises FileClosed; RangeError for what can't be one."""

@@ -89,6 +89,7 @@ class Device:
         self._reserved = mmap.mmap(-1, -(-self.size >> CHUNK_BITS))
         # A device that is dropped without being closed gives up its lock with its last array.
         self._close_file = weakref.finalize(self, os.close, fd)
+        self.mounted: weakref.WeakSet[Any] = weakref.WeakSet()  # volumes, for the text of DeviceBusy
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"mode={self.mode!r}"
@@ -343,8 +344,8 @@ class Device:
         Closing doesn't persist: as with real memory, what was not persisted survives this
         process, but not a power failure.
 
-        Raises DeviceBusy, and the device stays open, while arrays over the mapping are alive or
-        another thread is inside of it.
+        Raises DeviceBusy, and the device stays open, while a volume is mounted on it, arrays over the
+        mapping are alive or another thread is inside of it.
         """
         if self._bytes is None:
             return
@@ -353,8 +354,12 @@ class Device:
             self._map.close()
         except BufferError:
             self._bytes = np.frombuffer(self._map, np.uint8)
+            mounted = [volume.uuid.hex() for volume in self.mounted if not volume.closed]
             raise DeviceBusy(
-                f"{self.path} can't be closed: arrays over it (device.media, or views of it) are still "
+                f"{self.path} can't be closed: the volume {mounted[0]} is mounted on it; close the volume, "
+                "and close again"
+                if mounted
+                else f"{self.path} can't be closed: arrays over it (device.media, or views of it) are still "
                 "alive; delete them, or copy what you need, and close again"
             ) from None
         self._reserved.close()

@@ -12,6 +12,7 @@ import numpy as np
 from mktme.crypto import aes, cbc, ctr, xex, xts
 from mktme.crypto.cipher import LINE, Bytes, Words
 from mktme.crypto.kernel import kernel
+from mktme.errors import SchemeError
 
 STREAM_FROM = 4 << 20  # bytes from which on a request is stored around the cache
 
@@ -25,6 +26,15 @@ def address(array: Any) -> int:
 schedule = cache(aes.build)
 xts_kernels, ctr_kernels = cache(xts.build), cache(ctr.build)
 cbc_kernel, xex_kernel = cache(cbc.build), cache(xex.build)
+
+
+def check_unit(unit: int) -> None:
+    """Refuse data units that a kernel of whole lines would write beyond the end of. Raises SchemeError."""
+    if unit <= 0 or unit % LINE:
+        raise SchemeError(
+            f"this kernel has no data units of {unit} bytes: they are multiples of {LINE}; take the backend "
+            "portable for others"
+        )
 
 
 class Schedule:
@@ -81,6 +91,12 @@ class NativeParts(NativeAes):
     ) -> None:
         super().__init__(units, data_key, tweak_key)
         self._lines = lines
+
+    def units(
+        self, back: bool, unit: int, ivs: Words, source: Bytes, to: Bytes, skip: int = 0, of: int = 0
+    ) -> None:
+        check_unit(unit)
+        super().units(back, unit, ivs, source, to, skip, of)
 
     def lines(self, back: bool, ivs: Words, skips: Words, source: Bytes, to: Bytes) -> None:
         self._lines(

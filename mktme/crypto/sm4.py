@@ -29,7 +29,7 @@ import numpy as np
 from mktme.crypto.backend import available, features
 from mktme.crypto.cipher import LINE, Bytes, Words
 from mktme.crypto.kernel import inline, kernel, part
-from mktme.crypto.native import address
+from mktme.crypto.native import address, check_unit
 from mktme.crypto.simd import (
     Pack,
     alphas,
@@ -298,7 +298,10 @@ class Sm4Xts:
         `ivs` holds each unit's IV as two little-endian words, shape (n, 2). `source` and `to` are
         the same memory or don't overlap, a multiple of 64 bytes long. The first byte lies `skip`
         bytes into its unit, a multiple of 64; the last unit may be incomplete too.
+
+        Raises SchemeError for other units.
         """
+        check_unit(unit)
         self._units(self._schedule, back, unit, address(ivs), skip, address(source), address(to), to.size)
 
     def lines(self, back: bool, ivs: Words, skips: Words, source: Bytes, to: Bytes) -> None:

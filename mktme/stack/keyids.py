@@ -96,7 +96,7 @@ class KeyIds:
         with self._lock:
             holder.pins -= 1
             holder.kept -= keep
-            if self._waiting and not holder.pins:
+            if self._waiting and holder.pins == holder.kept:  # who waits takes it, or hears that all are kept
                 self._changed.notify_all()
 
     def drop(self, holder: Holder) -> None:
@@ -108,26 +108,26 @@ class KeyIds:
 
     def _program(self, holder: Holder) -> int:
         """Program a holder's key into a free KeyID, or one that is taken back; waits for either."""
-        key = holder.key()
-        try:
-            while holder.keyid is None:  # another thread may have done it meanwhile
+        while holder.keyid is None:  # another thread may have done it meanwhile
+            key = holder.key()  # made anew after each wait: it may have been wiped
+            try:
                 keyid = self._program_free(key)
                 if keyid is not None:
                     return keyid
                 idle = next((held for held in self._holders.values() if not held.pins), None)
                 if idle is not None:
                     return self._program_over(idle, key)
-                if all(held.kept for held in self._holders.values()):
-                    raise KeyTableFull(
-                        f"all {len(self._holders)} KeyIDs are pinned by files that are mapped: close a map, "
-                        "or make the controller with more keyid_bits"
-                    )
-                self._waiting += 1
-                self._changed.wait()
-                self._waiting -= 1
-            return holder.keyid
-        finally:
-            key.clear()
+            finally:
+                key.clear()
+            if all(held.kept for held in self._holders.values()):
+                raise KeyTableFull(
+                    f"all {len(self._holders)} KeyIDs are pinned by files that are mapped: close a map, "
+                    "or make the controller with more keyid_bits"
+                )
+            self._waiting += 1
+            self._changed.wait()
+            self._waiting -= 1
+        return holder.keyid
 
     def _program_free(self, key: Key) -> int | None:
         """Program a key into a free KeyID, if there is one and the pool may have it."""

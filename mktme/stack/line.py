@@ -15,7 +15,7 @@ from typing import Any
 from mktme.controller import Controller
 from mktme.crypto.algorithms import ALGORITHMS
 from mktme.crypto.cipher import Bytes
-from mktme.errors import SchemeError
+from mktme.errors import KeyUnavailable, SchemeError
 from mktme.iv import coordinates as known
 from mktme.iv.scheme import Scheme
 from mktme.keys import Key
@@ -39,7 +39,7 @@ class LineKey(Holder):
         self.mapped: set[LineContents] = set()  # files that have maps
 
     def _leave(self) -> int:
-        flushed = sum(how.flush() for how in self.reached)
+        flushed = sum(how.flush() for how in [*self.reached])  # a request may still add to them
         self.reached.clear()
         return flushed
 
@@ -190,6 +190,8 @@ class Line(Direct[LineContents]):
         self.traffic.add(encrypted=page.size)
 
     def _path(self, how: LineContents, offset: int, address: int) -> UnitPath:
-        assert how.key.keyid is not None
-        slot = self.controller.slot(how.key.keyid)
+        keyid = how.key.keyid
+        if keyid is None:
+            raise KeyUnavailable("the key of this file was evicted under a request: open the file again")
+        slot = self.controller.slot(keyid)
         return how.path(slot, offset, address, self.device.size)

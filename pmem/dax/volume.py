@@ -45,6 +45,7 @@ class Volume:
         self._names = Names(core)
         core.clean = self._clean
         self._names.finish_orphans()
+        self.device.mounted.add(self)
 
     def __enter__(self) -> Volume:
         return self

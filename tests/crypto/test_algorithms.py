@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from mktme.crypto.algorithms import ALGORITHMS, make
+from mktme.crypto.backend import WIDTH, available
+from mktme.errors import SchemeError
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -27,3 +29,19 @@ def test_the_iv_is_xored_onto_what_the_table_says(name: str) -> None:
     elif (first == second ^ mask).all():
         found = ("plaintext", "ciphertext")
     assert algorithm.iv_xored == found
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("unit", [0, 16, 48, 100])
+@pytest.mark.parametrize("name", [name for name, algorithm in ALGORITHMS.items() if algorithm.alone])
+def test_kernels_of_lines_refuse_units_that_are_none(name: str, unit: int, back: bool) -> None:
+    """They would write whole lines, behind the end of what is given."""
+    algorithm = ALGORITHMS[name]
+    assert not algorithm.takes(unit)
+    room, ivs = np.full(8192, 7, np.uint8), np.zeros((3, algorithm.iv_bytes // 8), np.uint64)
+    to = room[: 3 * unit]
+    for backend in [each for each in available() if each in WIDTH]:
+        cipher = make(name, [bytes(range(size)) for size in algorithm.parts], backend)
+        with pytest.raises(SchemeError, match=f"no data units of {unit} bytes: .* portable"):
+            cipher.units(back, unit, ivs, to, to)
+    assert (room == 7).all()

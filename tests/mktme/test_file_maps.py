@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 
 import pmem
-from mktme import Controller, FileSystem, KeyTableFull, MappingError, RegionError, RegionUnmapped
+from mktme import (
+    Controller,
+    FileSystem,
+    KeyTableFull,
+    KeyUnavailable,
+    MappingError,
+    RegionError,
+    RegionUnmapped,
+)
 from mktme.fscrypt import Policy
 from mktme.stack import Bounce, Line, Plain
 from pmem import dax
@@ -224,3 +233,88 @@ def test_lines_flushed_are_at_most_the_files(system: FileSystem) -> None:
     with system.create("/d/2") as file:
         file.write(0, b"x")
     assert churn.lines_flushed == BLOCK // 64
+
+
+def test_a_request_whose_key_is_wiped_under_it_says_so(
+    system: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = Line.fetch
+    with system.create("/d/x") as file:
+        file.write(0, b"as it was")
+        (extent,) = file.file.map()
+        stored = system.volume.device.read(extent.address, BLOCK)
+
+        def wiped(self: Line, *args: Any) -> None:
+            fetch(self, *args)
+            system.keyring.wipe()
+
+        monkeypatch.setattr(Line, "fetch", wiped)
+        with pytest.raises(KeyUnavailable, match="open the file again"):
+            file.write(3, b"else")
+        assert system.volume.device.read(extent.address, BLOCK) == stored
+        assert system.path.controller.keyids == ()
+
+
+def test_a_map_waits_for_who_moves_the_blocks(system: FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its ranges would be where the blocks were, and its stores would be lost."""
+    move, alone, moving = system.volume.move, dax.File.alone, threading.Event()
+    came = threading.Event()
+
+    def slowly(*args: Any) -> None:
+        assert move is not None
+        move(*args)
+        moving.set()
+        assert came.wait(60)
+
+    def mapping(self: dax.File) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            came.set()
+        return alone(self)
+
+    with system.create("/d/x") as file:
+        file.write(0, b"where it was")
+        (before,) = file.file.map()
+        monkeypatch.setattr(system.volume, "move", slowly)
+        mover = threading.Thread(target=lambda: system.relocate("/d/x"))
+        mover.start()
+        assert moving.wait(60)
+        monkeypatch.setattr(dax.File, "alone", mapping)
+        with file.map() as mapped:
+            came.set()
+            mover.join(60)
+            (extent,) = file.file.map()
+            assert extent.address != before.address
+            assert [region.address for _, region in mapped.regions] == [extent.address]
+            mapped.write(0, b"WHERE")
+            assert file.read() == b"WHERE it was"
+            with pytest.raises(dax.FileBusy):
+                system.relocate("/d/x")
+
+
+def test_a_file_that_is_closed_while_it_is_being_mapped_keeps_no_map(
+    system: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Line.map
+    file = system.create("/d/x")
+    file.write(0, b"x")
+
+    def overtaken(self: Line, *args: Any) -> Any:
+        mapped = made(self, *args)
+        file.close()
+        return mapped
+
+    monkeypatch.setattr(Line, "map", overtaken)
+    with pytest.raises(dax.FileClosed):
+        file.map()
+    assert system.path.controller.regions == ()
+    with system.open("/d/x") as again:
+        again.truncate(0)  # nothing holds its blocks
+
+
+def test_a_file_whose_volume_file_was_closed_lets_its_key_go(system: FileSystem) -> None:
+    file = system.create("/d/x")
+    policy = system.policy("/d")
+    assert policy is not None
+    file.file.close()
+    file.close()
+    assert system.keyring.remove(policy.key).busy == ()

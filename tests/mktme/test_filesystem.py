@@ -798,3 +798,38 @@ def test_a_file_of_a_closed_volume_says_so_when_the_device_is_closed_too(
     for at in (0, BLOCK):
         with pytest.raises(dax.FileClosed, match="the file has been closed"):
             file.write(at, b"late")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("flags", "bits"), [(LBLK_64, 9), (LBLK_64, 0), (LBLK_32, 0)])
+def test_a_file_has_no_more_data_units_than_its_ivs_have_numbers(
+    stage: Stage, place: str, flags: int, bits: int
+) -> None:
+    """Beyond them IVs begin anew, or are those of the next inode. Linux refuses such policies there."""
+    folder = stage.folder(flags=flags, log2_data_unit_size=bits)
+    most = (1 << 32) << (bits or 12)
+    with stage.systems[place].create(f"{folder}/x") as file:
+        free = stage.volume.free
+        for refused in (
+            lambda: file.write(most - 1, b"no"),
+            lambda: file.truncate(most + 1),
+            lambda: file.fallocate(most, 1),
+        ):
+            with pytest.raises(PolicyError, match=f"which are {most}: .* take a policy"):
+                refused()
+        assert (file.size, stage.volume.free) == (0, free)
+        file.write(most - 4, b"last")
+        file.file.truncate(most + 1)  # by way of the volume's own file
+        if stage.systems[place].path.mappable:
+            with pytest.raises(PolicyError, match="take a policy"):
+                file.map()
+        file.truncate(most)
+    with stage.systems["bounce"].open(f"{folder}/x") as file:
+        assert file.read(most - 4, 4) == b"last"
+
+
+def test_a_file_with_a_key_of_its_own_may_be_longer(stage: Stage) -> None:
+    with stage.systems["inline"].create(f"{stage.folder()}/x") as file:
+        file.write(1 << 44, b"far")
+    with stage.systems["line"].open("/d/x") as file:
+        assert file.read(1 << 44, 3) == b"far"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import pmem
-from pmem import LINE, PAGE, Device
+from pmem import LINE, PAGE, Device, dax
 
 PATTERN = bytes(range(1, 129)) * 32  # a page without a zero
 
@@ -238,3 +238,19 @@ def test_an_image_that_is_renamed_or_removed_serves_on(path: Path) -> None:
         device.write(0, b"alone")
         device.persist()
         assert device.read(0, 5) == b"alone"
+
+
+def test_a_device_that_cannot_be_closed_names_the_volume_on_it(path: Path) -> None:
+    device = pmem.create(path, 4 << 20)
+    volume = dax.make(device)
+    for _ in range(2):
+        with pytest.raises(pmem.DeviceBusy, match=f"volume {volume.uuid.hex()} .* close the volume"):
+            device.close()
+    volume.create("/x").close()
+    view = device.media
+    volume.close()
+    with pytest.raises(pmem.DeviceBusy, match="arrays over it"):
+        device.close()
+    del view
+    device.close()
+    assert device.closed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pmem
-from mktme import Controller, Key, KeyTableFull
+from mktme import Controller, Key, KeyTableFull, KeyUnavailable
 from mktme.stack.keyids import Holder, KeyIds
 
 
@@ -30,6 +31,16 @@ class User(Holder):
     def _leave(self) -> int:
         self.left += 1
         return self.number
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Until other threads have come so far."""
+    pause = threading.Event()
+    for _ in range(60_000):
+        if holds():
+            return
+        pause.wait(0.001)
+    raise AssertionError("the other threads have not come so far")
 
 
 @pytest.fixture
@@ -148,3 +159,56 @@ def test_who_finds_all_in_use_waits_for_those_that_are_not_kept(controller: Cont
     pool.pin(users[2], keep=True)
     with pytest.raises(KeyTableFull, match="pinned by files that are mapped"):
         pool.pin(users[3])
+
+
+def test_a_key_that_is_wiped_while_its_user_waits_is_not_programmed(controller: Controller) -> None:
+    pool, busy, late = KeyIds(controller, 1), User(1), User(2)
+    present, failed = [True], []
+
+    def key() -> Key:
+        if not present:
+            raise KeyUnavailable("the key has gone")
+        return Key.from_bytes("aes-xts-128", material(2))
+
+    def wait_for_it() -> None:
+        try:
+            pool.pin(late)
+        except KeyUnavailable as error:
+            failed.append(error)
+
+    late.key = key
+    keyid = pool.pin(busy)
+    waiting = threading.Thread(target=wait_for_it)
+    waiting.start()
+    wait_until(lambda: pool._waiting == 1)
+    present.clear()
+    pool.drop(late)
+    pool.unpin(busy)
+    waiting.join(60)
+    assert len(failed) == 1
+    assert late.keyid is None
+    assert busy.keyid == keyid
+    assert controller.keyids == (keyid,)
+
+
+def test_who_waits_hears_that_all_have_come_to_be_kept(controller: Controller) -> None:
+    """A file is mapped while a request to it is on its way: its KeyID stays pinned after that."""
+    pool, busy, late = KeyIds(controller, 1), User(1), User(2)
+    failed = []
+
+    def wait_for_it() -> None:
+        try:
+            pool.pin(late)
+        except KeyTableFull as error:
+            failed.append(error)
+
+    pool.pin(busy)
+    waiting = threading.Thread(target=wait_for_it, daemon=True)
+    waiting.start()
+    wait_until(lambda: pool._waiting == 1)
+    pool.pin(busy, keep=True)
+    pool.unpin(busy)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert len(failed) == 1
+    assert (busy.pins, busy.kept) == (1, 1)
