@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from mktme.errors import MktmeError, RegionError, release
+from mktme.errors import REFUSALS, RegionError, release
 from pmem.device import CHUNK_BITS
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         call = lines.write_runs if write else lines.read_runs
         try:
             call(device.mapping(), device.base, starts, length, data)
-        except MktmeError as error:
+        except REFUSALS as error:
             release(error)
             raise
 

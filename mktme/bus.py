@@ -10,7 +10,7 @@ import numpy as np
 
 from mktme.crypto.cipher import Bytes, Lines, Words
 from mktme.region import Region
-from mktme.stack.units import check_write
+from mktme.stack.poison import check_write
 from pmem.device import Device
 from pmem.geometry import LINE
 

@@ -25,8 +25,8 @@ from mktme.pagemap import PageMap
 from mktme.region import Region
 from mktme.rekey import JOURNAL
 from mktme.stack.cached import CachedLines
+from mktme.stack.poison import check_read, check_write, watched
 from mktme.stack.slot import PLAIN, Slot
-from mktme.stack.units import check_write
 from pmem.buffers import Bytes, buffer_bytes, line_addresses, line_array
 from pmem.cache import CpuCache
 from pmem.device import Device
@@ -373,7 +373,7 @@ class Controller:
         with self._lock:
             regions = self._map.near(address, length)
             near = [(r.address, r.address + r.size, r.lines()) for r in regions]
-        nothing = self.through_cache(0) or self.lines(0)
+        nothing = self.through_cache(0) or watched(self.lines(0), self.device.poison)
         end = address + length
         for first, last, lines in near:
             if last <= address:
@@ -391,7 +391,7 @@ class Controller:
     def read(self, address: int, length: int) -> bytes:
         """Bytes of any range, decrypted page by page as the map says.
 
-        Raises pmem.RangeError, DeviceClosed, DeviceChanged.
+        Raises pmem.RangeError, DeviceClosed, DeviceChanged, PoisonError.
         """
         address, length = check_range(address, length, self.size, "device")
         out = np.empty(length, np.uint8)
@@ -404,7 +404,11 @@ class Controller:
         out = buffer_bytes(buffer, writable=True)
         address, _ = check_range(address, out.size, self.size, "device")
         media = self.device.mapping()
-        for first, last, lines in self._segments(address, out.size):
+        segments = list(self._segments(address, out.size))
+        if len(segments) > 1:
+            for first, last, lines in segments:
+                check_read(lines, first, last - first)
+        for first, last, lines in segments:
             self.decrypt(lines, media, first, out[first - address : last - address])
 
     @releasing
@@ -436,6 +440,8 @@ class Controller:
 
     def decrypt(self, lines: Lines, media: Bytes, start: int, out: Bytes) -> None:
         """The read path below the page map: checked bytes of one region, over several threads."""
+        if out.size >= parallel.SPLIT_FROM:
+            check_read(lines, start, out.size)
         self._split(lines.read, media, start, out)
 
     def encrypt(self, lines: Lines, media: Bytes, start: int, data: Bytes) -> None:
@@ -462,7 +468,7 @@ class Controller:
     def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
         """Scattered lines, over any regions: (n,) line-aligned addresses to (n, 64) uint8.
 
-        Raises pmem.RangeError, DeviceClosed, DeviceChanged.
+        Raises pmem.RangeError, DeviceClosed, DeviceChanged, PoisonError.
         """
         index = line_addresses(addresses, self.size)
         device = self.device

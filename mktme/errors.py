@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+import pmem.errors
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -52,15 +54,8 @@ class CountersExhausted(MktmeError, OverflowError):
     """A write counter has no next value."""
 
 
-class PoisonError(MktmeError, OSError):
+class PoisonError(MktmeError, pmem.errors.PoisonError):
     """A line whose MAC doesn't match: a machine check in hardware. `line` is its number."""
-
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
-
-    def __reduce__(self) -> tuple[type[PoisonError], tuple[str, int]]:
-        return type(self), (str(self), self.line)
 
 
 class PolicyError(MktmeError, ValueError):
@@ -99,6 +94,9 @@ class IvReuseWarning(UserWarning):
     """A user's IV scheme gives two data units the same IV."""
 
 
+REFUSALS = (MktmeError, pmem.errors.PoisonError)  # what the way of the bytes can raise below a request
+
+
 def release(error: BaseException) -> None:
     """Let go of what the finished frames of an error hold: a poisoned line's kept error would
     otherwise keep the device from being closed.
@@ -107,13 +105,13 @@ def release(error: BaseException) -> None:
 
 
 def releasing(method: Callable[P, R]) -> Callable[P, R]:
-    """A decorator: errors of this package that leave a method hold nothing of it."""
+    """A decorator: refusals that leave a method hold nothing of it."""
 
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
-        except MktmeError as error:
+        except REFUSALS as error:
             release(error)
             raise
 

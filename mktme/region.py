@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mktme import parallel
-from mktme.errors import MktmeError, RegionError, RegionUnmapped, release
+from mktme.errors import REFUSALS, RegionError, RegionUnmapped, release
 from mktme.rekey import Rekeying
-from mktme.stack.units import check_write
+from mktme.stack.poison import check_write, watched
 from pmem.buffers import Bytes, buffer_bytes
 from pmem.geometry import LINE
 
@@ -53,8 +53,8 @@ class Region:
         self._controller: Controller | None = controller
         self._mapping = mapping
         self._keys = controller  # for lines that are written back when the region is unmapped
-        self._bound: tuple[Slot | None, Lines] | None = None  # to the slot as it was
-        self._path: tuple[Slot | None, Lines] | None = None  # the same, behind the cache
+        self._cached = controller.through_cache(keyid)
+        self._path: tuple[Slot | None, Lines] | None = None  # under the slot as it was
         self.device = controller.device
 
     def __repr__(self) -> str:
@@ -92,12 +92,9 @@ class Region:
 
         Raises RegionUnmapped.
         """
-        controller = self._controller or self.mapping()
-        bound = self._bound
-        if bound is None or bound[0] is not controller.slots[self.keyid]:
-            slot = controller.slots[self.keyid]
-            bound = self._bound = slot, controller.through_cache(self.keyid) or self.path()
-        return bound[1]
+        if self._controller is None:
+            self.mapping()
+        return self._cached or self.path()
 
     def path(self) -> Lines:
         """What encrypts the region: its scheme under the key that its KeyID holds now."""
@@ -109,7 +106,8 @@ class Region:
                 place = self.metadata[0] if self.metadata else 0
                 path = slot, self._mapping.path(slot, place, self.keyid)
             self._path = path
-        return path[1]
+        poison = self.device.poison
+        return path[1] if poison is None else watched(path[1], poison, self._places_beside)
 
     @property
     def kept(self) -> tuple[int, int] | None:
@@ -155,17 +153,23 @@ class Region:
 
     def _reserve_beside(self, address: int, length: int) -> None:
         if self.metadata:
-            ends = np.array([address, address + length - 1], np.uint64)
-            for places in self._mapping.beside(ends):
+            for places in self._places_beside(np.array([address, address + length - 1], np.uint64)):
                 low, high = int(places[0]), int(places[-1])
-                self.device.reserve(self.metadata[0] + low, high - low + 1)
+                self.device.reserve(low, high - low + 1)
+
+    def _places_beside(self, addresses: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.uint64]]:
+        """Device addresses of what is kept beside some of the region's, each kind apart."""
+        if not self.metadata:
+            return []
+        first = np.uint64(self.metadata[0])
+        return [places + first for places in self._mapping.beside(addresses)]
 
     def reserve_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
         """The same for scattered device addresses of this region."""
         self.device.reserve_lines(addresses)
         if self.metadata:
-            for places in self._mapping.beside(addresses.reshape(-1)):
-                self.device.reserve_lines(places + np.uint64(self.metadata[0]))
+            for places in self._places_beside(addresses.reshape(-1)):
+                self.device.reserve_lines(places)
 
     def fits(self, slot: Slot) -> None:
         """Refuse a key that the region can't be encrypted with. Raises SchemeError."""
@@ -193,7 +197,8 @@ class Region:
     def read(self, offset: int, length: int) -> bytes:
         """Plaintext of a range.
 
-        Raises RegionError, RegionUnmapped, pmem.DeviceClosed, pmem.DeviceChanged.
+        Raises RegionError, RegionUnmapped, PoisonError (MACs), pmem.PoisonError (the medium),
+        pmem.DeviceClosed, pmem.DeviceChanged.
         """
         offset, length = self.check(offset, length)
         if length <= SMALL:
@@ -242,13 +247,16 @@ class Region:
             self.reserve(self.address + offset, length)
             self._check_write(offset, length)
         pattern = np.full(min(FILL, length), value, np.uint8)
-        for at in range(offset, offset + length, FILL):
-            self._write(at, pattern[: offset + length - at])
+        at, end = offset, offset + length
+        while at < end:  # broken between data units, so that none is written in part
+            count = min(end, (at // FILL + 1) * FILL) - at
+            self._write(at, pattern[:count])
+            at += count
 
     def _check_write(self, offset: int, length: int) -> None:
         try:
             check_write(self.lines(), self.device.mapping(), self.address + offset, length)
-        except MktmeError as error:
+        except REFUSALS as error:
             release(error)
             raise
 
@@ -259,7 +267,7 @@ class Region:
                 self.mapping().decrypt(lines, device.mapping(), self.address + offset, out)
             elif out.size:  # without a detour: this is what a short request costs
                 lines.read(device.mapping(), device.base, self.address + offset, out)
-        except MktmeError as error:
+        except REFUSALS as error:
             release(error)
             raise
 
@@ -276,7 +284,7 @@ class Region:
                 self.mapping().encrypt(lines, media, start, data)
             else:
                 lines.write(media, device.base, start, data)
-        except MktmeError as error:
+        except REFUSALS as error:
             del media
             release(error)
             raise

@@ -16,6 +16,7 @@ fingerprints of the old and the new key, so that nobody takes it up with others.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import struct
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from pmem.geometry import LINE, PAGE
 if TYPE_CHECKING:
     from mktme.region import Region
 
+MAP_NORESERVE = 0x4000  # Linux uapi, mman.h
 MAGIC = b"MKTMERKY"
 CHUNK = 1 << 16  # bytes that are re-encrypted at once
 JOURNAL = 36 * PAGE  # bytes of a journal: a chunk's lines and metadata, each with its address
@@ -83,30 +85,34 @@ class Rekeying:
             return
         old = self._region.path()
         place = self._region.metadata[0] if self._region.metadata else 0
-        with self._device.snapshot() as scratch:
-            new = self._mapping.path(self._new, place, self._keyid)
-            while self.done < self._region.size:
-                entries = self._chunk(old, new, scratch)
-                self._write_entries(entries)
-                self._apply(entries)
-                self._advance()
+        new = self._mapping.path(self._new, place, self._keyid)
+        room = mmap.mmap(-1, self._device.size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE)
+        scratch = np.frombuffer(room, np.uint8)  # a medium where the next lines are made
+        while self.done < self._region.size:
+            entries = self._chunk(old, new, scratch)
+            room.madvise(mmap.MADV_DONTNEED)
+            self._write_entries(entries)
+            self._apply(entries)
+            self._advance()
 
     def _advance(self) -> None:
         self._write_header(self._next, self._next, 0, bytes(8))
 
-    def _chunk(self, old: Lines, new: Lines, scratch: Device) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    def _chunk(self, old: Lines, new: Lines, scratch: Bytes) -> np.ndarray[tuple[int], np.dtype[np.void]]:
         """What the next chunk's lines, and what is kept beside them, will be."""
         device, start = self._device, self._region.address + self.done
         plain = np.empty(min(CHUNK, self._region.size - self.done), np.uint8)
-        old.read(device.mapping(), device.base, start, plain)
+        media = device.mapping()
+        old.read(media, device.base, start, plain)
         lines = np.arange(start, start + plain.size, LINE, dtype=np.uint64)
         changed = self._region.touched(lines)
-        media = scratch.mapping()
-        self._fresh(lines, media)
-        new.write(media, scratch.base, start, plain)
+        numbers = changed // np.uint64(LINE)
+        rows = scratch.reshape(-1, LINE)
+        rows[numbers] = media.reshape(-1, LINE)[numbers]
+        self._fresh(lines, scratch)
+        new.write(scratch, int(scratch.ctypes.data), start, plain)
         entries = np.empty(changed.size, _ENTRY)
-        entries["address"] = changed
-        entries["line"] = media.reshape(-1, LINE)[changed // np.uint64(LINE)]
+        entries["address"], entries["line"] = changed, rows[numbers]
         return entries
 
     def _fresh(self, lines: Words, media: Bytes) -> None:

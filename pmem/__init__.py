@@ -13,14 +13,19 @@ from pmem.errors import (
     DeviceInvalid,
     DeviceLocked,
     DeviceNotFound,
+    DimmMissing,
     DomainError,
+    HealthInvalid,
+    LabelInvalid,
     PmemError,
+    PoisonError,
     RangeError,
     ReadOnlyDevice,
     SizeError,
 )
 from pmem.geometry import LINE, PAGE, XPLINE, parse_size
 from pmem.granularity import StoreGranularity
+from pmem.topology import InterleaveSet
 
 __all__ = [
     "LINE",
@@ -37,10 +42,15 @@ __all__ = [
     "DeviceInvalid",
     "DeviceLocked",
     "DeviceNotFound",
+    "DimmMissing",
     "Domain",
     "DomainError",
+    "HealthInvalid",
+    "InterleaveSet",
+    "LabelInvalid",
     "Pending",
     "PmemError",
+    "PoisonError",
     "RangeError",
     "ReadOnlyDevice",
     "SizeError",

@@ -46,6 +46,8 @@ from pmem.granularity import StoreGranularity, of_synchronous_mapping
 
 if TYPE_CHECKING:
     from pmem.domain import Domain, Policy
+    from pmem.faults import Faults
+    from pmem.poison import Poison
 
 T = TypeVar("T")
 
@@ -67,7 +69,8 @@ class Device:
     one while the file system is full kills the process.
 
     Attributes: `path` (pathlib.Path), `size` (bytes), `mode` ("r+" or "r"), `store_granularity`
-    (StoreGranularity), `closed` (bool), `base` (address of the mapping in this process).
+    (StoreGranularity), `closed` (bool), `base` (address of the mapping in this process), `poison`
+    (its poisoned lines, None as long as there have been none), `faults` (once armed, `pmem.faults`).
     """
 
     follows_stores = False  # whether `storing` does anything
@@ -79,6 +82,8 @@ class Device:
         What is written to a `private` mapping stays in this process.
         """
         self.path, self.mode = path, mode
+        self.poison: Poison | None = None
+        self.faults: Faults | None = None
         self.size = os.fstat(fd).st_size
         self._fd = fd
         self._map, synchronous = _map(fd, self.size, mode, private)
@@ -218,14 +223,18 @@ class Device:
         self._reserved[first : last + 1] = b"\1" * (last + 1 - first)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Raw bytes of a range. Raises RangeError, DeviceClosed, DeviceChanged."""
+        """Raw bytes of a range. Raises RangeError, DeviceClosed, DeviceChanged, PoisonError."""
         offset, length = check_range(offset, length, self.size, "device")
+        if self.poison is not None:
+            self.poison.check_read(offset, length)
         return self.mapping()[offset : offset + length].tobytes()
 
     def read_into(self, buffer: Any, offset: int = 0) -> None:
         """Fill a writable contiguous buffer with raw bytes. Raises as `read`."""
         into = buffer_bytes(buffer, writable=True)
         offset, _ = check_range(offset, into.size, self.size, "device")
+        if self.poison is not None:
+            self.poison.check_read(offset, into.size)
         into[:] = self.mapping()[offset : offset + into.size]
 
     def write(self, offset: int, data: Any, *, nontemporal: bool = False) -> None:
@@ -233,10 +242,13 @@ class Device:
 
         In a persistence domain `nontemporal` stores don't wait for a flush, only for a fence.
 
-        Raises RangeError, DeviceClosed, DeviceChanged, ReadOnlyDevice, DeviceFull.
+        Raises RangeError, DeviceClosed, DeviceChanged, ReadOnlyDevice, DeviceFull; PoisonError for a
+        part of a poisoned line (one that is written whole is poisoned no longer).
         """
         source = buffer_bytes(data)
         offset, _ = check_range(offset, source.size, self.size, "device")
+        if self.poison is not None:
+            self.poison.check_write(offset, source.size)
         view = self.mapping()
         try:
             self._check_writable()
@@ -246,10 +258,14 @@ class Device:
                 view[offset : offset + source.size] = source
         finally:
             del view
+        if self.poison is not None:
+            self.poison.written(offset, source.size)
 
     def read_lines(self, addresses: npt.ArrayLike) -> Bytes:
         """Raw lines: (n,) line-aligned addresses to (n, 64) uint8. Raises as `read`."""
         index = line_addresses(addresses, self.size)
+        if self.poison is not None:
+            self.poison.check_lines(index // np.uint64(LINE))
         lines: Bytes = self.mapping().reshape(-1, LINE)[index // np.uint64(LINE)]
         return lines
 
@@ -257,6 +273,8 @@ class Device:
         """Write raw lines: (n,) line-aligned addresses, (n, 64) uint8. Raises as `write`."""
         index = line_addresses(addresses, self.size)
         data = line_array(lines, index.size)
+        if self.poison is not None:
+            self.poison.check_write_lines(index // np.uint64(LINE))
         view = self.mapping()
         try:
             self.reserve_lines(index)
@@ -264,6 +282,8 @@ class Device:
             view.reshape(-1, LINE)[index // np.uint64(LINE)] = data
         finally:
             del view
+        if self.poison is not None:
+            self.poison.written_lines(index // np.uint64(LINE))
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make the pages of a byte range durable in the image file (msync); by default all.
@@ -311,16 +331,6 @@ class Device:
         """
         self.persist(offset, length)
 
-    def snapshot(self) -> Device:
-        """A private, copy-on-write view of the medium as it is now, to read and to write.
-
-        Without a persistence domain it is to be used before the image changes. Raises DeviceClosed.
-        """
-        from pmem.tracked import Snapshot
-
-        self.mapping()
-        return Snapshot(os.dup(self._fd), self.path)
-
     def crash(self, policy: Policy = "random", *, seed: int = 0, encrypted: bool = True) -> Device:
         """What a restart would see if the power failed now: a device of its own; this one goes on.
 
@@ -349,6 +359,8 @@ class Device:
         """
         if self._bytes is None:
             return
+        if self.faults is not None:
+            self.faults.closing()
         self._bytes = None
         try:
             self._map.close()
@@ -362,6 +374,12 @@ class Device:
                 else f"{self.path} can't be closed: arrays over it (device.media, or views of it) are still "
                 "alive; delete them, or copy what you need, and close again"
             ) from None
+        self._release()
+        if self.faults is not None:
+            self.faults.closed()
+
+    def _release(self) -> None:
+        """Give up what is beside the mapping, which is gone."""
         self._reserved.close()
         self._close_file()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class PmemError(Exception):
     """Any error of this package."""
@@ -61,3 +63,26 @@ class ReadOnlyDevice(PmemError, PermissionError):
 
 class DomainError(PmemError, ValueError):
     """A persistence domain, or a power failure, that can't be."""
+
+
+class PoisonError(PmemError, OSError):
+    """A line that can't be read: a machine check in hardware. `line` is its number, `errno` EIO."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line, self.errno = line, errno.EIO
+
+    def __reduce__(self) -> tuple[type[PoisonError], tuple[str, int]]:
+        return type(self), (str(self), self.line)
+
+
+class DimmMissing(PmemError, FileNotFoundError):
+    """An interleave set without one of its DIMMs."""
+
+
+class LabelInvalid(PmemError, ValueError):
+    """A DIMM without a label, or whose label doesn't fit the other DIMMs or its image file."""
+
+
+class HealthInvalid(PmemError, ValueError):
+    """The record of a DIMM's health, beside its image, can't be read as one."""

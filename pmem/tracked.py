@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pmem.buffers import buffer_bytes
 from pmem.device import Device
 from pmem.geometry import LINE, PAGE, check_range
+from pmem.poison import Poison
 
 if TYPE_CHECKING:
     from pmem.domain import Domain, Policy
@@ -93,6 +94,9 @@ class TrackedDevice(Device):
         """
         self.mapping()
         snapshot = (kind or Snapshot)(os.dup(self._fd), self.path)
+        if self.poison is not None:
+            snapshot.poison = Poison(self.poison.missing)
+            snapshot.poison.add(self.poison.lines)
         self.domain.snapshots.add(snapshot)
         return snapshot
 

@@ -47,6 +47,8 @@ class Bounce(FilePath[BounceContents]):
         return PAGE
 
     def fetch(self, how: BounceContents, offset: int, address: int, page: Bytes) -> None:
+        if self.device.poison is not None:
+            self.device.poison.check_read(address, page.size)
         page[:] = self.device.mapping()[address : address + page.size]
         how.cipher.crypt(True, how.number(offset, address), 0, page, page)
         self.traffic.add(copied=page.size, decrypted=page.size)
@@ -56,6 +58,8 @@ class Bounce(FilePath[BounceContents]):
         how.cipher.crypt(False, how.number(offset, address), 0, page, bounce)
         self.device.storing(address, page.size)
         self.device.mapping()[address : address + page.size] = bounce
+        if self.device.poison is not None:
+            self.device.poison.written(address, page.size)
         self.traffic.add(copied=page.size, encrypted=page.size)
 
     def load(self, how: BounceContents, offset: int, address: int, out: Bytes) -> None:

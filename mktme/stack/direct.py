@@ -81,10 +81,10 @@ class Direct(FilePath[How]):
     def leave(self, how: How) -> None:
         """Let the KeyID go."""
 
-    def evict(self, keyid: int, address: int, length: int) -> None:
+    def evict(self, keyid: int | None, address: int, length: int) -> None:
         """Have what a map stored to some blocks on the medium, before requests go there past the cache."""
         controller = self.controller
-        if controller.cache is not None:
+        if controller.cache is not None and keyid is not None:
             controller.cache.evict(controller.bus.address(keyid, address), length)
 
     def map(self, file: File, how: How) -> FileMap:
@@ -191,13 +191,19 @@ class Plain(Direct[PlainContents]):
 
     def fetch(self, how: PlainContents, offset: int, address: int, page: Bytes) -> None:
         self.evict(0, address, page.size)
+        if self.device.poison is not None:
+            self.device.poison.check_read(address, page.size)
         page[:] = self.device.mapping()[address : address + page.size]
         self.traffic.add(copied=page.size)
 
     def put(self, how: PlainContents, offset: int, address: int, page: Bytes) -> None:
         self.evict(0, address, page.size)
+        if self.device.poison is not None:
+            self.device.poison.check_write(address, page.size)
         self.device.storing(address, page.size)
         self.device.mapping()[address : address + page.size] = page
+        if self.device.poison is not None:
+            self.device.poison.written(address, page.size)
         self.traffic.add(copied=page.size)
 
 

@@ -57,7 +57,8 @@ class BlockDevice:
     def submit(self, bio: Bio) -> None:
         """Do a request.
 
-        Raises, with nothing done, BioError, DeviceFull, ReadOnlyDevice; as `BlockKey.make`.
+        Raises, with nothing done, BioError, DeviceFull, ReadOnlyDevice; PoisonError of the medium; as
+        `BlockKey.make`.
         """
         self._check(bio)
         self._dispatch(bio, 1)
@@ -92,7 +93,9 @@ class BlockDevice:
 
     def _dispatch(self, bio: Bio, bios: int) -> None:
         """Do a request that so many bios were merged to."""
-        size, key, software = bio.size, bio.key, False
+        size, key, software, poison = bio.size, bio.key, False, self.device.poison
+        if poison is not None and not bio.write:
+            poison.check_read(bio.sector * SECTOR, size)
         if bio.write and size:
             self.device.reserve(bio.sector * SECTOR, size)
             self.device.storing(bio.sector * SECTOR, size)
@@ -115,6 +118,8 @@ class BlockDevice:
                 self.traffic.add(copied=copied, encrypted=size)
             else:
                 self.traffic.add(copied=copied, decrypted=size)
+        if poison is not None and bio.write:
+            poison.written(bio.sector * SECTOR, size)
         with self._lock:
             self.counts.bios += bios
             self.counts.merged += bios - 1

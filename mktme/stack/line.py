@@ -14,7 +14,7 @@ from typing import Any
 
 from mktme.controller import Controller
 from mktme.crypto.algorithms import ALGORITHMS
-from mktme.crypto.cipher import Bytes
+from mktme.crypto.cipher import Bytes, Lines
 from mktme.errors import KeyUnavailable, SchemeError
 from mktme.iv import coordinates as known
 from mktme.iv.scheme import Scheme
@@ -23,6 +23,7 @@ from mktme.stack.contents import Contents
 from mktme.stack.direct import Direct, Mappable
 from mktme.stack.keyids import Holder, KeyIds
 from mktme.stack.path import FileKey
+from mktme.stack.poison import watched
 from mktme.stack.slot import Slot
 from mktme.stack.units import UnitPath
 from pmem.geometry import LINE
@@ -173,25 +174,23 @@ class Line(Direct[LineContents]):
         return how.pin
 
     def fetch(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
-        device = self.device
-        assert how.key.keyid is not None
+        device, path = self.device, self._path(how, offset, address)
         self.evict(how.key.keyid, address, page.size)
-        self._path(how, offset, address).read(device.mapping(), device.base, address, page)
+        path.read(device.mapping(), device.base, address, page)
         how.reach(offset, page.size)
         self.traffic.add(decrypted=page.size)
 
     def put(self, how: LineContents, offset: int, address: int, page: Bytes) -> None:
-        device = self.device
-        assert how.key.keyid is not None
+        device, path = self.device, self._path(how, offset, address)
         self.evict(how.key.keyid, address, page.size)
         device.storing(address, page.size)
-        self._path(how, offset, address).write(device.mapping(), device.base, address, page)
+        path.write(device.mapping(), device.base, address, page)
         how.reach(offset, page.size)
         self.traffic.add(encrypted=page.size)
 
-    def _path(self, how: LineContents, offset: int, address: int) -> UnitPath:
+    def _path(self, how: LineContents, offset: int, address: int) -> Lines:
         keyid = how.key.keyid
         if keyid is None:
             raise KeyUnavailable("the key of this file was evicted under a request: open the file again")
-        slot = self.controller.slot(keyid)
-        return how.path(slot, offset, address, self.device.size)
+        path = how.path(self.controller.slot(keyid), offset, address, self.device.size)
+        return watched(path, self.device.poison)

@@ -67,8 +67,8 @@ class StatefulPath(UnitPath):
     def check_write(self, media: Bytes, start: int, size: int) -> None:
         with self._turn(media):
             first, last = (
-                (start - self._origin) // self._unit,
-                (start + size - 1 - self._origin) // self._unit,
+                (start - self.origin) // self._unit,
+                (start + size - 1 - self.origin) // self._unit,
             )
             self._store.check(first, last)
             super().check_write(media, start, size)
@@ -85,7 +85,7 @@ class StatefulPath(UnitPath):
 
     def _units_at(self, numbers: Words) -> Words:
         """The unit that each of some lines is in."""
-        return (numbers * np.uint64(LINE) - np.uint64(self._origin)) // self._unit_word
+        return (numbers * np.uint64(LINE) - np.uint64(self.origin)) // self._unit_word
 
     def _seal(self, media: Bytes, ciphertext: Bytes, units: Words) -> None:
         if self._macs is not None:
@@ -112,7 +112,7 @@ class StatefulPath(UnitPath):
 
     def _chunks(self, at: int, size: int) -> Iterator[tuple[Words, slice]]:
         """The units of a range, so many at a time, and their bytes."""
-        first, unit = (at - self._origin) // self._unit, self._unit
+        first, unit = (at - self.origin) // self._unit, self._unit
         for u in range(0, size // unit, ROWS):
             numbers = np.arange(first + u, first + min(u + ROWS, size // unit), dtype=np.uint64)
             yield numbers, slice(u * unit, (u + numbers.size) * unit)
@@ -154,6 +154,10 @@ class CounterPath(StatefulPath):
     Its counter may have been set back, and the next write would use a pad once more.
     """
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.takes_old = self._macs is not None
+
     def check_write(self, media: Bytes, start: int, size: int) -> None:
         super().check_write(media, start, size)
         if self._macs is not None:
@@ -189,7 +193,7 @@ class SplitPath(CounterPath):
     def _prepare(self, media: Bytes, numbers: Words) -> None:
         for page in self._store.full(numbers).tolist():
             lines = np.arange(page * SPLIT_LINES, (page + 1) * SPLIT_LINES, dtype=np.uint64)
-            at = self._origin + page * PAGE
+            at = self.origin + page * PAGE
             cipher, plain = media[at : at + PAGE], np.empty(PAGE, np.uint8)
             numbers, valid = self._lines_of(lines), None
             if self._macs is not None:
@@ -214,6 +218,10 @@ class DeucePath(CounterPath):
     A modified word is under the line's leading counter; the others are under the trailing one,
     which is the leading one at the epoch's beginning.
     """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.takes_old = True
 
     def _pad(self, numbers: Words, counter: Words) -> Halves:
         ivs = self._binding.at(numbers, 2, counter=counter)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mktme.crypto.cipher import LINE, Bytes, Cipher, Lines, PartCipher, Words
+from mktme.crypto.cipher import LINE, Bytes, Cipher, PartCipher, Words
 from mktme.crypto.runs import CHUNK as LINES
 from mktme.crypto.runs import LineAccess, partly_covered, row_chunks, run_chunks
 from mktme.errors import SchemeError
@@ -67,6 +67,9 @@ class UnitPath(LineAccess):
     `alone` says whether the cipher reaches lines of larger units, `width` is the IV's number of
     words. With `macs` every line is checked before it is decrypted. Thread-safe: where grains are
     longer than a line, or have MACs, a writer has those that it touches alone (`turns`).
+
+    Attributes: `origin`, `grain` (bytes that are written together), `takes_old` (whether a write of
+    whole grains looks at what they held).
     """
 
     def __init__(
@@ -81,19 +84,20 @@ class UnitPath(LineAccess):
         turns: Turns | None,
         macs: LineMacs | None = None,
     ) -> None:
-        self._binding, self._cipher, self._origin, self._size = binding, cipher, origin, size
+        self._binding, self._cipher, self.origin, self._size = binding, cipher, origin, size
         self._unit, self._width, self._macs = binding.unit, width, macs
         self._unit_word = np.uint64(self._unit)
-        self._grain = LINE if self._unit <= LINE or alone else self._unit
-        self._whole = self._grain > LINE  # lines are written together with others, or with a counter
+        self.grain = LINE if self._unit <= LINE or alone else self._unit
+        self._whole = self.grain > LINE  # lines are written together with others, or with a counter
         self._units = UnitCipher(binding, cipher, width)
+        self.takes_old = False
         self._turns = turns if macs is not None or self._whole else None
 
     def _turn(self, media: Bytes, first: int, end: int, write: bool) -> AbstractContextManager[None]:
         """A context for reading or writing the grains of a range of addresses."""
         if self._turns is None:
             return NO_TURN
-        grain, first, end = self._grain, first - self._origin, end - self._origin
+        grain, first, end = self.grain, first - self.origin, end - self.origin
         first, end = first // grain * grain, -(-end // grain) * grain
         return self._turns.write(first, end) if write else self._turns.read(first, end)
 
@@ -112,8 +116,8 @@ class UnitPath(LineAccess):
             self._read(media, start, out)
 
     def _read(self, media: Bytes, start: int, out: Bytes) -> None:
-        grain, end = self._grain, start + out.size
-        at = start - (start - self._origin) % grain
+        grain, end = self.grain, start + out.size
+        at = start - (start - self.origin) % grain
         if at == start and out.size % grain == 0:
             return self._decrypt(media, start, out)
         if at < start or out.size < grain:
@@ -141,8 +145,8 @@ class UnitPath(LineAccess):
             self._write(media, start, data)
 
     def _write(self, media: Bytes, start: int, data: Bytes) -> None:
-        grain, end = self._grain, start + data.size
-        at = start - (start - self._origin) % grain
+        grain, end = self.grain, start + data.size
+        at = start - (start - self.origin) % grain
         if at < start or data.size < grain:
             skip = start - at
             taken = min(grain - skip, data.size)
@@ -160,9 +164,9 @@ class UnitPath(LineAccess):
         if self._macs is not None:
             with self._turn(media, start, start + size, False):
                 for edge in (start, start + size):
-                    skip = (edge - self._origin) % self._grain
+                    skip = (edge - self.origin) % self.grain
                     if skip:
-                        self._check(media, self._numbers(edge - skip, self._grain))
+                        self._check(media, self._numbers(edge - skip, self.grain))
 
     def write_runs(self, media: Bytes, base: int, starts: Words, length: int, data: Bytes) -> None:
         if not starts.size:
@@ -209,7 +213,7 @@ class UnitPath(LineAccess):
 
     def _patch(self, media: Bytes, at: int, skip: int, data: Bytes) -> None:
         """Replace some bytes of the grain at a place."""
-        room = np.empty(self._grain, np.uint8)
+        room = np.empty(self.grain, np.uint8)
         self._decrypt(media, at, room)
         room[skip : skip + data.size] = data
         self._encrypt(media, at, room)
@@ -231,11 +235,11 @@ class UnitPath(LineAccess):
         return np.arange(at // LINE, (at + size) // LINE, dtype=np.uint64)
 
     def _crypt(self, back: bool, at: int, source: Bytes, to: Bytes) -> None:
-        first, skip = divmod(at - self._origin, self._unit)
+        first, skip = divmod(at - self.origin, self._unit)
         self._units.crypt(back, first, skip, source, to)
 
     def numbered(self, back: bool, numbers: Words, source: Bytes, to: Bytes) -> None:
-        offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
+        offsets = numbers * np.uint64(LINE) - np.uint64(self.origin)
         flat, made = source.reshape(-1), to.reshape(-1)
         if self._unit > LINE:
             ivs = self._binding.at(offsets // self._unit_word, self._width)
@@ -281,13 +285,13 @@ class UnitPath(LineAccess):
 
     def _units_of(self, numbers: Words) -> tuple[Words, Words, Words]:
         """The units of some lines, each once; which of them each line is in, and where."""
-        offsets = numbers * np.uint64(LINE) - np.uint64(self._origin)
+        offsets = numbers * np.uint64(LINE) - np.uint64(self.origin)
         units, place = np.unique(offsets // self._unit_word, return_inverse=True)
         return units, place, offsets % self._unit_word // np.uint64(LINE)
 
     def _rows(self, media: Bytes) -> Bytes:
         """The medium of this range, a row for each unit."""
-        return media[self._origin : self._origin + self._size].reshape(-1, self._unit)
+        return media[self.origin : self.origin + self._size].reshape(-1, self._unit)
 
     def _read_units(self, media: Bytes, units: Words) -> Bytes:
         """Scattered units: (n, unit)."""
@@ -307,11 +311,5 @@ class UnitPath(LineAccess):
 
     def _lines_of(self, units: Words) -> Words:
         """The numbers of the lines of units, on the device."""
-        first = (units * self._unit_word + np.uint64(self._origin)) // np.uint64(LINE)
+        first = (units * self._unit_word + np.uint64(self.origin)) // np.uint64(LINE)
         return (first[:, None] + np.arange(self._unit // LINE).astype(np.uint64)).reshape(-1)
-
-
-def check_write(lines: Lines, media: Bytes, start: int, size: int) -> None:
-    """Refuse a request whole that a path would refuse in the middle of it."""
-    if size and isinstance(lines, UnitPath):
-        lines.check_write(media, start, size)
