@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,7 @@ class InterleaveSet(Device):
         self.store_granularity = min((member.store_granularity for member in present), key=order.index)
         self.poison = Poison(self._lines_of(self.missing)) if self.missing else None
         self.faults = None
+        self.mounted: weakref.WeakSet[Any] = weakref.WeakSet()
         # A set that is dropped without being closed gives up its DIMMs, which give up their locks.
         self._close_files = weakref.finalize(self, _close, present)
 

@@ -678,7 +678,7 @@ def where(stage: Stage, keys: dict[str, bytes]) -> set[str]:
     found, seen, waiting = set(), {id(stage)}, deque([stage])  # nearest first: behind it lies a compiler
     while waiting and len(seen) < 200_000:
         each = waiting.popleft()
-        if isinstance(each, bytes | bytearray) or (isinstance(each, np.ndarray) and each.nbytes < 1 << 16):
+        if isinstance(each, bytes | bytearray) or (type(each) is np.ndarray and each.nbytes < 1 << 16):
             held = each.tobytes() if isinstance(each, np.ndarray) else bytes(each)
             found |= {name for name, key in keys.items() if key[:32] in held or key[32:] in held}
         for other in gc.get_referents(each):

@@ -25,7 +25,7 @@ class Image:
     path = "image"
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array, self.size = array, array.size
+        self.array, self.size, self.mounted = array, array.size, set[Any]()
 
     def mapping(self) -> np.ndarray:
         return self.array
