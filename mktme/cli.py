@@ -239,6 +239,15 @@ def crash_command(
     reproduce: Annotated[
         Path | None, typer.Option(help="Write a script here that reproduces the smallest failing state.")
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Write what reached the medium here, as pmemcheck's store log.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The medium before: written with --log, read with --pmemcheck.")
+    ] = None,
+    pmemcheck: Annotated[
+        Path | None, typer.Option(help="Explore this store log instead of a program, with check(device).")
+    ] = None,
     json_path: JsonPath = None,
 ) -> None:
     """Look at every state that a power failure can leave of a program; exits with 1 if one is refused.
@@ -254,15 +263,35 @@ def crash_command(
     mktme crash examples/crash/append_log.py --iv all
 
     mktme crash examples/crash/append_log.py --program missing_flush
+
+    mktme crash check.py --pmemcheck pmemcheck.log --image pool.before
     """
-    _check_files({"--json": json_path, "--reproduce": reproduce})
+    writes = {"--log": log, "--image": image} if pmemcheck is None else {}
+    _check_files({"--json": json_path, "--reproduce": reproduce, **writes})
     if script is None:
+        if log is not None or image is not None or pmemcheck is not None or reproduce is not None:
+            raise crash.CrashError("name a script: --log, --image, --pmemcheck and --reproduce are about one")
         _crash_experiments(scheme, seed, json_path)
         return
     names = crash.scripts.wanted(scheme)
+    if len(names) > 1 and log is not None:
+        raise crash.CrashError(f"a log is of one run: --log with one scheme, not {len(names)}")
     made = crash.Script(script)
     found, text = {}, ""
     with _progress() as (_, show):
+        if pmemcheck is not None:
+            whole: int | str = "store" if atomicity is None else atomicity
+            found[pmemcheck.name] = made.explore_log(
+                pmemcheck,
+                image,
+                check=check,
+                atomicity=whole,
+                engine=engine,
+                limit=limit,
+                seed=seed,
+                progress=show,
+            )
+            names = []
         for name in names:
 
             def advance(what: str, done: int, total: int, name: str = name) -> None:
@@ -280,14 +309,16 @@ def crash_command(
                 limit=limit,
                 seed=seed,
                 progress=advance,
+                log=log,
+                image=image,
             )
             text = text or again
     _write_json({name: result.to_json() for name, result in found.items()}, json_path)
-    show_explored(str(script), program, found, _console())
+    show_explored(str(script), program if pmemcheck is None else "what the log says", found, _console())
     if reproduce is not None and text:
         reproduce.write_text(text)
         Console(stderr=True).print(f"to reproduce it: python {reproduce}", highlight=False)
-    if text:
+    if not all(result.consistent for result in found.values()):
         raise typer.Exit(1)
 
 

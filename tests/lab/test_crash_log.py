@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -364,3 +367,52 @@ def test_the_partial_engine_draws_from_very_many() -> None:
     subsets = list(ENGINES["partial"].subsets(200, 5))
     assert len(set(subsets)) == 3
     assert subsets != list(ENGINES["partial"].subsets(200, random.Random(6).getrandbits(16)))
+
+
+CHECK = """
+from mktme.lab import crash
+
+def check(device):
+    region = crash.world("pmem-line", 4096)(device)
+    assert region[0] in (0, 1), "garbage"
+    assert not region[0] or region[64:68] == b"data", "no data"
+
+def program(region):
+    region[64:68] = b"data"
+    region.persist(64, 4)
+    region[0] = 1
+    region.persist(0, 1)
+
+def sound(region):
+    assert not region[0] or region[64:68] == b"data", "no data"
+"""
+
+
+def test_the_command_writes_a_log_and_explores_it(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("SIZE = 4096\n" + CHECK)
+    root = str(Path(mktme.__file__).parent.parent)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mktme.cli", "crash", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": root, "COLUMNS": "100"},
+            check=False,
+        )
+
+    made = run("script.py", "--check", "sound", "--log", "log", "--image", "before")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "before").stat().st_size == PAGE
+    again = run("script.py", "--pmemcheck", "log", "--image", "before", "--engine", "none")
+    assert again.returncode == 0, again.stderr
+    assert "what the log says" in again.stdout
+    torn = run("script.py", "--pmemcheck", "log", "--image", "before")
+    assert torn.returncode == 1  # by words of ciphertext
+    many = run("script.py", "--iv", "pmem-line,essiv", "--log", "log")
+    assert many.returncode == 1
+    assert "one run" in many.stderr
+    lone = run("--log", "log")
+    assert lone.returncode == 1
+    assert "name a script" in lone.stderr

@@ -1,5 +1,6 @@
 """Power failures at every moment of a program, and what a restart finds."""
 
+from mktme.errors import CrashError
 from mktme.lab.crash import atomicity, hazards, scripts
 from mktme.lab.crash.explorer import LIMIT, Failure, Result, explore, explore_log, reproduce
 from mktme.lab.crash.scripts import Script
@@ -7,6 +8,7 @@ from mktme.lab.crash.worlds import room, world, zeroed
 
 __all__ = [
     "LIMIT",
+    "CrashError",
     "Failure",
     "Result",
     "Script",

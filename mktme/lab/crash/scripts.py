@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mktme.errors import CrashError, SchemeError
-from mktme.lab.crash.explorer import Failure, Progress, Result, explore
+from mktme.lab.crash import storelog
+from mktme.lab.crash.explorer import Failure, Progress, Result, explore, explore_log
 from mktme.lab.crash.worlds import room, world, zeroed
 from mktme.lab.iv.subjects import subjects
 
@@ -79,6 +80,19 @@ class Script:
             made = f"crash.world({subject!r}, {self.size!r}{kept})", repr(size), "crash.zeroed"
         found = result.smallest
         return result, "" if found is None else self._text(found, result, program, check, *made)
+
+    def explore_log(self, log: Path, image: Path | None, *, check: str = "check", **settings: Any) -> Result:
+        """Explore a store log with its check; `image` is what the first registered file held before.
+
+        Settings as for `mktme.lab.crash.explore_log`. Raises CrashError, StoreLogError, OSError.
+        """
+        events = [*storelog.read(log)]
+        images = {}
+        if image is not None:
+            first = next((event for event in events if isinstance(event, storelog.RegisterFile)), None)
+            if first is not None:
+                images[first.path] = image
+        return explore_log(events, self.function(check), images=images, **settings)
 
     def _text(
         self,
