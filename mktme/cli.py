@@ -213,7 +213,7 @@ def compare_iv(
 def crash_command(
     script: Annotated[
         Path | None,
-        typer.Argument(metavar="[SCRIPT.py]", help="Defines program(memory) and check(memory, promised)."),
+        typer.Argument(metavar="SCRIPT.py", help="Defines program(memory) and check(memory, promised)."),
     ] = None,
     scheme: Annotated[
         str,
