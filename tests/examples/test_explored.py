@@ -32,7 +32,7 @@ def test_a_structure_is_sound_in_every_state(name: str, subject: str) -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_found_and_reproduced(name: str, subject: str, tmp_path: Path) -> None:
     script = crash.Script(FOLDER / f"{name}.py")
-    result, again = script.explore(subject, program=BUGS[name], limit=64)
+    result, again = script.explore(subject, program=BUGS[name], limit=8)
     assert result.failures > 0
     assert result.smallest is not None
     lines = result.smallest.missing + result.smallest.present
@@ -47,7 +47,7 @@ def test_a_planted_bug_is_found_and_reproduced(name: str, subject: str, tmp_path
 @pytest.mark.parametrize("name", STATES)
 def test_counters_that_do_not_persist_with_the_data_are_found(name: str, subject: str) -> None:
     script = crash.Script(FOLDER / f"{name}.py")
-    result, again = script.explore(subject, counter_cache="write-back", limit=16)
+    result, again = script.explore(subject, counter_cache="write-back", limit=4)
     assert result.failures > 0
     found = result.smallest
     assert found is not None
