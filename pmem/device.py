@@ -76,17 +76,14 @@ class Device:
     follows_stores = False  # whether `storing` does anything
     domain: Domain | None = None  # which stores survive a power failure, where that is modelled
 
-    def __init__(self, fd: int, path: Path, mode: Literal["r+", "r"], *, private: bool = False) -> None:
-        """Take over an open, locked file descriptor of a file that `_check_file` has passed.
-
-        What is written to a `private` mapping stays in this process.
-        """
+    def __init__(self, fd: int, path: Path, mode: Literal["r+", "r"]) -> None:
+        """Take over an open, locked file descriptor of a file that `_check_file` has passed."""
         self.path, self.mode = path, mode
         self.poison: Poison | None = None
         self.faults: Faults | None = None
         self.size = os.fstat(fd).st_size
         self._fd = fd
-        self._map, synchronous = _map(fd, self.size, mode, private)
+        self._map, synchronous = _map(fd, self.size, mode)
         self._bytes: Bytes | None = np.frombuffer(self._map, np.uint8)
         self.base = int(self._bytes.ctypes.data)
         self.store_granularity = of_synchronous_mapping(fd) if synchronous else StoreGranularity.PAGE
@@ -193,6 +190,14 @@ class Device:
 
     def storing_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
         """`storing` for a line at each of many addresses."""
+
+    def map_privately(self) -> tuple[mmap.mmap, list[tuple[int, int]]]:
+        """Another mapping, to which writes stay in this process, and what it is of: file descriptors, that
+        are the caller's, and the bytes of each.
+        """
+        prot = mmap.PROT_READ | mmap.PROT_WRITE
+        made = mmap.mmap(self._fd, self.size, flags=mmap.MAP_PRIVATE, prot=prot)
+        return made, [(os.dup(self._fd), self.size)]
 
     def _has_been_closed(self) -> DeviceClosed:
         return DeviceClosed(f"{self.path} has been closed: open it again with pmem.open")
@@ -400,7 +405,7 @@ def create(
     DeviceInvalid, DeviceFull or DeviceFailed; no file is left behind.
     """
     path, count = Path(path), _whole_pages(size)
-    made = _domain(domain)
+    made = domain_of(domain)
     try:
         fd = _system(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except DeviceExists:
@@ -437,7 +442,7 @@ def open(
 
     Raises DeviceNotFound, DeviceDenied, DeviceLocked, DeviceInvalid or DeviceFailed; DomainError.
     """
-    path, made = Path(path), _domain(domain)
+    path, made = Path(path), domain_of(domain)
     if mode not in ("r+", "r"):
         raise RangeError(f'mode {mode!r} is neither "r+" (read and write) nor "r" (read)')
     flags = os.O_RDWR if mode == "r+" else os.O_RDONLY
@@ -521,7 +526,8 @@ def _take(fd: int, path: Path, mode: Literal["r+", "r"], domain: Domain | None) 
         raise DeviceFailed(error.errno, f"can't map the image ({error.strerror})", str(path)) from None
 
 
-def _domain(domain: str | Domain | None) -> Domain | None:
+def domain_of(domain: str | Domain | None) -> Domain | None:
+    """The domain that `open` was asked for, claimed for one device. Raises DomainError."""
     if domain is None:
         return None
     from pmem.domain import Domain
@@ -531,11 +537,9 @@ def _domain(domain: str | Domain | None) -> Domain | None:
     return made
 
 
-def _map(fd: int, size: int, mode: str, private: bool) -> tuple[mmap.mmap, bool]:
+def _map(fd: int, size: int, mode: str) -> tuple[mmap.mmap, bool]:
     """The mapping, and whether it is synchronous: the kernel grants MAP_SYNC on DAX only."""
     prot = mmap.PROT_READ | (mmap.PROT_WRITE if mode == "r+" else 0)
-    if private:
-        return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=prot), False
     try:
         return mmap.mmap(fd, size, flags=MAP_SHARED_VALIDATE | MAP_SYNC, prot=prot), True
     except OSError:

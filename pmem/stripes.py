@@ -55,13 +55,18 @@ def check(interleaving: Interleaving) -> None:
 
 
 def map_files(
-    files: Sequence[tuple[int, StoreGranularity] | None], interleaving: Interleaving, mode: str
+    files: Sequence[tuple[int, StoreGranularity] | None],
+    interleaving: Interleaving,
+    mode: str,
+    *,
+    private: bool = False,
 ) -> mmap.mmap:
     """One range of addresses, onto which each stripe is mapped from its DIMM's file.
 
     The range is an anonymous mapping that nothing is stored in, and that takes all stripes with it
     when it is closed. `files` are descriptors and what their mappings are granted; stripes of one
-    that is None stay anonymous, and read as zeros. Raises DeviceFailed.
+    that is None stay anonymous, and read as zeros. What is written to a `private` mapping stays in this
+    process. Raises DeviceFailed.
     """
     size, ways = interleaving.granularity, interleaving.ways
     prot = mmap.PROT_READ | (mmap.PROT_WRITE if mode == "r+" else 0)
@@ -77,6 +82,8 @@ def map_files(
         fd, granted = file
         synchronous = granted is not StoreGranularity.PAGE
         flags = MAP_SHARED_VALIDATE | MAP_SYNC if synchronous else mmap.MAP_SHARED
+        if private:
+            flags = mmap.MAP_PRIVATE
         for row in range(interleaving.size // size):
             to = base + (row * ways + dimm) * size
             if _mmap(to, size, prot, flags | MAP_FIXED, fd, row * size) != to:

@@ -24,6 +24,7 @@ from pmem import device as devices
 from pmem import labels, sidecar, stripes
 from pmem.buffers import Bytes
 from pmem.device import Device
+from pmem.domain import Domain
 from pmem.errors import (
     DeviceExists,
     DeviceNotFound,
@@ -38,6 +39,7 @@ from pmem.granularity import StoreGranularity
 from pmem.interleaving import Interleaving, Number, Words
 from pmem.labels import Label
 from pmem.poison import Poison, Ranges
+from pmem.tracked import Tracked
 
 FilePath = str | os.PathLike[str]
 
@@ -73,16 +75,25 @@ class InterleaveSet(Device):
         self._close_files = weakref.finalize(self, _close, present)
 
     @classmethod
-    def create(cls, paths: Sequence[FilePath], size: Size, *, granularity: Size = PAGE) -> InterleaveSet:
+    def create(
+        cls,
+        paths: Sequence[FilePath],
+        size: Size,
+        *,
+        granularity: Size = PAGE,
+        domain: str | Domain | None = None,
+    ) -> InterleaveSet:
         """Make sparse image files of `size` bytes each, label them as one set, open it "r+".
 
         `granularity` is the bytes of a stripe: a power of two, whole pages, and a divisor of `size`.
+        `domain` as for `pmem.open`.
 
-        Raises SizeError, RangeError (fewer than two paths, or one twice), DeviceExists (of an image
-        or a label), as `pmem.create`; no file is left behind.
+        Raises DomainError; SizeError, RangeError (fewer than two paths, or one twice), DeviceExists
+        (of an image or a label), as `pmem.create`; no file is left behind.
         """
         found = _paths(paths)
         stripe, count = parse_size(granularity), parse_size(size)
+        model = devices.domain_of(domain)
         stripes.check(_interleaving(len(found), stripe, count))
         for path in found:
             if sidecar.beside(path, labels.KIND).exists():
@@ -96,7 +107,8 @@ class InterleaveSet(Device):
                 made.append(devices.create(path, count))
             for path, label in zip(found, labels.make(found, stripe, count), strict=True):
                 labels.write(path, label)
-            return cls(made, _interleaving(len(made), stripe, count))
+            kind = cls if model is None else TrackedSet
+            return _followed(kind(made, _interleaving(len(made), stripe, count)), model)
         except BaseException:
             _close(made)
             for device in made:
@@ -115,21 +127,24 @@ class InterleaveSet(Device):
         verify: bool = True,
         degraded: bool = False,
         granularity: Size = PAGE,
+        domain: str | Domain | None = None,
     ) -> InterleaveSet:
         """Open the DIMMs of a set: "r+" to read and write, "r" to read.
 
         The labels say each DIMM's place, so the paths may be in any order. With `verify` False the
         labels aren't looked at: the DIMMs are taken in the order of the paths, `granularity` bytes
         a stripe, as if somebody had swapped them and their labels. `degraded` opens a set of which
-        DIMMs are missing: to read or write their lines raises PoisonError.
+        DIMMs are missing: to read or write their lines raises PoisonError. `domain` as for `pmem.open`.
 
-        Raises DimmMissing, naming the DIMM; LabelInvalid for DIMMs of different sets, two for one
-        place, a label that is damaged or doesn't fit its image; SizeError for a set of too many
+        Raises DomainError; DimmMissing, naming the DIMM; LabelInvalid for DIMMs of different sets, two
+        for one place, a label that is damaged or doesn't fit its image; SizeError for a set of too many
         stripes, or DIMMs of different sizes; RangeError for `verify` False with `degraded`; as
         `pmem.open`.
         """
         if degraded and not verify:
             raise RangeError("a degraded set needs the labels to say which DIMM is missing: verify=True")
+        model = devices.domain_of(domain)
+        kind = cls if model is None or mode == "r" else TrackedSet
         opened: list[Device] = []
         try:
             for path in _paths(paths, least=1 if degraded else 2 - verify):
@@ -145,7 +160,8 @@ class InterleaveSet(Device):
                 sizes = {device.size for device in opened}
                 if len(sizes) > 1:
                     raise SizeError(f"DIMMs of a set have one size, not {sorted(sizes)} bytes")
-                return cls(opened, _interleaving(len(opened), parse_size(granularity), sizes.pop()))
+                made = kind(opened, _interleaving(len(opened), parse_size(granularity), sizes.pop()))
+                return _followed(made, model)
             if not opened:
                 raise DimmMissing("no DIMM of the set is there, and a degraded set has one at least")
             members, label = _in_order(opened)
@@ -155,10 +171,17 @@ class InterleaveSet(Device):
                     f"DIMM {absent} of {label.ways} is missing ({label.members[absent]!r} when the set was "
                     "made): give its path too, or open what is left with degraded=True"
                 )
-            return cls(members, _interleaving(label.ways, label.granularity, label.size))
+            return _followed(kind(members, _interleaving(label.ways, label.granularity, label.size)), model)
         except BaseException:
             _close(opened)
             raise
+
+    def map_privately(self) -> tuple[mmap.mmap, list[tuple[int, int]]]:
+        """As `Device.map_privately`, in as many mappings again as there are stripes. Raises SizeError."""
+        stripes.check(self._interleaving)
+        shared = [None if m is None else (m._fd, StoreGranularity.PAGE) for m in self._members]
+        made = stripes.map_files(shared, self._interleaving, "r+", private=True)
+        return made, [(os.dup(member._fd), member.size) for member in self._present]
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"mode={self.mode!r}"
@@ -248,6 +271,16 @@ class InterleaveSet(Device):
 
     def _release(self) -> None:
         self._close_files()
+
+
+class TrackedSet(Tracked, InterleaveSet):
+    """An interleave set with a persistence domain; made by `InterleaveSet.create` and `.open`."""
+
+
+def _followed(made: InterleaveSet, model: Domain | None) -> InterleaveSet:
+    if isinstance(made, TrackedSet) and model is not None:
+        made.follow(model)
+    return made
 
 
 def _close(members: Sequence[Device]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from pmem.buffers import buffer_bytes
+from pmem.buffers import Bytes, buffer_bytes
 from pmem.device import Device
-from pmem.geometry import LINE, PAGE, check_range
+from pmem.errors import DeviceChanged
+from pmem.geometry import LINE, PAGE, check_range, format_size
+from pmem.granularity import StoreGranularity
 from pmem.poison import Poison
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ LINES = PAGE // LINE
 S = TypeVar("S", bound="Snapshot")
 
 
-class TrackedDevice(Device):
+class Tracked(Device):
     """A device with a persistence domain; made by `pmem.create` and `pmem.open` with `domain`.
 
     `device.write` and whatever else stores to the mapping is seen at once by all, as stores are, and
@@ -33,8 +37,8 @@ class TrackedDevice(Device):
     follows_stores = True
     domain: Domain
 
-    def __init__(self, fd: int, path: Path, domain: Domain) -> None:
-        super().__init__(fd, path, "r+")
+    def follow(self, domain: Domain) -> None:
+        """Begin to; for whoever has just opened the device."""
         self.domain = domain
         self.store_granularity = domain.store_granularity
 
@@ -93,7 +97,7 @@ class TrackedDevice(Device):
         Raises DeviceClosed.
         """
         self.mapping()
-        snapshot = (kind or Snapshot)(os.dup(self._fd), self.path)
+        snapshot = (kind or Snapshot)(self)
         if self.poison is not None:
             snapshot.poison = Poison(self.poison.missing)
             snapshot.poison.add(self.poison.lines)
@@ -117,9 +121,35 @@ class Snapshot(Device):
     it as it was; nobody else may write to the image meanwhile.
     """
 
-    def __init__(self, fd: int, path: Path) -> None:
-        super().__init__(fd, path, "r+", private=True)
+    def __init__(self, source: Device) -> None:
+        self.path, self.mode, self.size = source.path, "r+", source.size
+        self._map, self._files = source.map_privately()
+        self._bytes: Bytes | None = np.frombuffer(self._map, np.uint8)
+        self.base = int(self._bytes.ctypes.data)
+        self.store_granularity = StoreGranularity.PAGE
+        self.poison, self.faults = None, None
+        self.mounted: weakref.WeakSet[Any] = weakref.WeakSet()
         self._own = mmap.mmap(-1, self.size // PAGE)  # a byte a page: 1 where it is ours
+        self._close_files = weakref.finalize(self, _close, [fd for fd, _ in self._files])
+
+    def __repr__(self) -> str:
+        return f"<pmem.Snapshot of {str(self.path)!r} {format_size(self.size)}>"
+
+    def mapping(self) -> Bytes:
+        """As `Device.mapping`."""
+        view = self._bytes
+        if view is None:
+            raise self._has_been_closed()
+        for fd, size in self._files:
+            if os.lseek(fd, 0, os.SEEK_END) != size:
+                del view
+                raise DeviceChanged(
+                    errno.EIO, "an image under this snapshot changed its length: give it back", str(self.path)
+                )
+        return view
+
+    def _release(self) -> None:
+        self._close_files()
 
     def reserve(self, offset: int, length: int) -> None:
         if self._bytes is None:
@@ -145,3 +175,16 @@ class Snapshot(Device):
             media[at] = media[at]
             for page in missing:
                 own[page] = 1
+
+
+class TrackedDevice(Tracked):
+    """One image file with a persistence domain."""
+
+    def __init__(self, fd: int, path: Path, domain: Domain) -> None:
+        super().__init__(fd, path, "r+")
+        self.follow(domain)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

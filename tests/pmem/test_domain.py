@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,43 @@ def test_refuses_policies_that_can_not_be(tmp_path: Path) -> None:
         with pytest.raises(DomainError, match="another device's"):
             pmem.create(tmp_path / "other", PAGE, domain=domain)
     assert not (tmp_path / "other").exists()
+
+
+def test_an_interleave_set_has_a_domain_as_a_device_has(tmp_path: Path, lines_model: type[Any]) -> None:
+    paths = [tmp_path / f"dimm{n}" for n in range(3)]
+    with pmem.InterleaveSet.create(paths, 2 * PAGE, domain="adr") as dimms:
+        assert dimms.store_granularity == pmem.StoreGranularity.CACHE_LINE
+        data = np.random.default_rng(1).bytes(3 * PAGE)
+        dimms.write(PAGE // 2, data)
+        dimms.flush(PAGE // 2, PAGE)
+        dimms.drain()
+        dimms.flush(2 * PAGE, 64)
+        with dimms.crash("none") as after:
+            assert after.read(PAGE // 2, PAGE) == data[:PAGE]
+            assert not any(after.read(PAGE // 2 + PAGE, 2 * PAGE))
+            dimms.write(0, b"later")  # on the DIMMs, not in the state of before
+            dimms.persist(0, 5)
+            assert after.read(0, 5) == bytes(5)
+            after.write(5 * PAGE, b"recovered")
+        assert dimms.read(5 * PAGE, 9) == bytes(9)
+        with dimms.crash(lambda lines: lines.addresses < 2 * PAGE) as after:
+            assert after.read(PAGE // 2, 3 * PAGE // 2) == data[: 3 * PAGE // 2]
+            assert not any(after.read(2 * PAGE, PAGE))
+        with dimms.crash("all") as after:
+            assert after.read(PAGE // 2, 3 * PAGE) == data
+    with pmem.InterleaveSet.open(paths[::-1], domain="eadr") as dimms:
+        assert dimms.read(PAGE // 2, 3 * PAGE) == data
+        dimms.write(0, b"durable")
+        assert dimms.crash("none").read(0, 7) == b"durable"
+    with pytest.raises(DomainError, match="adr, eadr, page"):
+        pmem.InterleaveSet.open(paths, domain="dram")
+    pmem.InterleaveSet.open(paths).close()  # nobody holds a lock
+
+
+def test_a_snapshot_notices_an_image_that_was_cut(tmp_path: Path) -> None:
+    with pmem.create(tmp_path / "image", 2 * PAGE, domain="adr") as device, device.crash() as after:
+        os.truncate(tmp_path / "image", PAGE)
+        with pytest.raises(pmem.DeviceChanged):
+            after.read(0, 1)
+        os.truncate(tmp_path / "image", 2 * PAGE)
+        assert after.read(0, 1) == b"\0"

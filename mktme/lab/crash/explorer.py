@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import tempfile
 import time
 import traceback
@@ -179,7 +178,7 @@ def explore_log(
                 if path not in places:
                     raise CrashError(f"the log registers no file {path!r}: it has {', '.join(sizes)}")
                 device.write(places[path], source.read_bytes()[: sizes[path]])
-        with StateDevice(os.open(whole, os.O_RDWR | os.O_CLOEXEC), whole) as before:
+        with pmem.open(whole) as device, StateDevice(device) as before:
             recording = of_log(listed, np.memmap(whole, np.uint8, "c"), places)
             for point in recording.points:
                 point.promised = 1

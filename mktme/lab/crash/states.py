@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from mktme.bus import Way
 from mktme.crypto.cipher import Words
 from mktme.lab.crash.engines import Engine
 from mktme.lab.crash.recording import Piece, Point, Recording
+from pmem.device import Device
 from pmem.geometry import LINE, PAGE
 from pmem.tracked import Snapshot
 
@@ -33,8 +33,8 @@ class StateDevice(Snapshot):
 
     follows_stores = True
 
-    def __init__(self, fd: int, path: Path) -> None:
-        super().__init__(fd, path)
+    def __init__(self, source: Device) -> None:
+        super().__init__(source)
         self.bytes = memoryview(self.mapping())  # type: ignore[arg-type]
         self._saved: dict[int, bytes] = {}
 
