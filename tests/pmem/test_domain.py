@@ -221,7 +221,6 @@ def test_an_interleave_set_has_a_domain_as_a_device_has(tmp_path: Path, lines_mo
         dimms.write(PAGE // 2, data)
         dimms.flush(PAGE // 2, PAGE)
         dimms.drain()
-        dimms.flush(2 * PAGE, 64)
         with dimms.crash("none") as after:
             assert after.read(PAGE // 2, PAGE) == data[:PAGE]
             assert not any(after.read(PAGE // 2 + PAGE, 2 * PAGE))
