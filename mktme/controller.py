@@ -171,13 +171,14 @@ class Controller:
         To see what a power failure leaves of the device, use `device.crash`. Regions of before are
         gone: using one raises RegionUnmapped.
         """
+        if self.cache is not None:
+            if self.device.domain is not None and self.device.domain.kind == "eadr":
+                self.cache.write_back()
+            self.cache.discard(lambda _: True)
         with self._lock:
             for region in self._map.regions:
                 self.unmap(region)
             if self.cache is not None:
-                if self.device.domain is not None and self.device.domain.kind == "eadr":
-                    self.cache.write_back()
-                self.cache.discard(lambda _: True)
                 self.bus.forget()
             for keyid in self.keyids:
                 self._set(keyid, None)

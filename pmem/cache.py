@@ -9,7 +9,6 @@ of the other. A flush sends lines on their way, a fence puts them through the me
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,7 +61,7 @@ class CpuCache:
     def __init__(self, memory: Memory, domain: Domain) -> None:
         self.memory, self.domain = memory, domain
         self.dirty, self.queue = LineTable(), LineTable()
-        self.lock = threading.RLock()
+        self.lock = domain.lock  # one for all, as a cache writes back within it
         domain.caches.append(self)
 
     def __repr__(self) -> str:

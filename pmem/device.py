@@ -437,8 +437,9 @@ def open(
 
     One holder at a time may write (an advisory lock, ``flock``); readers take no lock. `domain`
     models which stores survive a power failure: "adr", "eadr", "page", or a `pmem.Domain` of this
-    device's own. Stores of mapped regions then stay in a CPU cache until they are flushed, and
-    `flush` and `drain` do what they say (without one they make the image file durable).
+    device's own; with mode "r" nothing can be lost, and it does nothing. Stores of mapped regions
+    then stay in a CPU cache until they are flushed, and `flush` and `drain` do what they say (without
+    a domain they make the image file durable).
 
     Raises DeviceNotFound, DeviceDenied, DeviceLocked, DeviceInvalid or DeviceFailed; DomainError.
     """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Kind = Literal["adr", "eadr", "page"]
 Mask = npt.NDArray[np.bool_]
 WORD = 8
+CHUNK = 1 << 14  # lines that are looked at at once
 GRANULARITY: dict[Kind, StoreGranularity] = {
     "adr": StoreGranularity.CACHE_LINE,
     "eadr": StoreGranularity.BYTE,
@@ -140,31 +141,36 @@ class Domain:
 
     # Stores straight to the medium
 
-    def touch(self, media: Bytes, numbers: list[int]) -> None:
+    def touch(self, media: Bytes, numbers: Sequence[int]) -> None:
         """Lines of the medium are about to be stored to: remember them as they are."""
         with self.lock:
-            for snapshot in list(self.snapshots):
-                snapshot.preserve(numbers)
-            durably: list[int] = []
-            if self._behind:
-                held = {n for n in numbers if self._is_volatile(n * LINE)} if self.volatile else set()
-                numbers, durably = [*held], [n for n in numbers if n not in held]
-            if self.observer is not None:
-                if durably:
-                    self.observer.touching(durably, True)
-                if numbers:
-                    self.observer.touching(numbers, False)
-            if self.kind == "eadr" or not numbers:
-                return
-            rows = media.reshape(-1, LINE)
-            new = self.before.missing(numbers)
-            if new:
-                self.before.put(new, rows[new])
-            if self._flushed:
-                again = [n for n in numbers if n in self._flushed]
-                if again:
-                    self._between.put(again, rows[again])
-                    self._flushed.difference_update(again)
+            step = CHUNK if self.observer is None else len(numbers)  # who observes hears of one store once
+            for first in range(0, len(numbers), max(1, step)):
+                self._touch(media, list(numbers[first : first + step]))
+
+    def _touch(self, media: Bytes, numbers: list[int]) -> None:
+        for snapshot in list(self.snapshots):
+            snapshot.preserve(numbers)
+        durably: list[int] = []
+        if self._behind:
+            held = {n for n in numbers if self._is_volatile(n * LINE)} if self.volatile else set()
+            numbers, durably = [*held], [n for n in numbers if n not in held]
+        if self.observer is not None:
+            if durably:
+                self.observer.touching(durably, True)
+            if numbers:
+                self.observer.touching(numbers, False)
+        if self.kind == "eadr" or not numbers:
+            return
+        rows = media.reshape(-1, LINE)
+        new = self.before.missing(numbers)
+        if new:
+            self.before.put(new, rows[new])
+        if self._flushed:
+            again = [n for n in numbers if n in self._flushed]
+            if again:
+                self._between.put(again, rows[again])
+                self._flushed.difference_update(again)
 
     def _is_volatile(self, address: int) -> bool:
         return any(first <= address < last for first, last in self.volatile)

@@ -44,7 +44,7 @@ class Tracked(Device):
 
     def storing(self, offset: int, length: int) -> None:
         if length:
-            self.domain.touch(self.mapping(), list(range(offset // LINE, -(-(offset + length) // LINE))))
+            self.domain.touch(self.mapping(), range(offset // LINE, -(-(offset + length) // LINE)))
 
     def storing_lines(self, addresses: npt.NDArray[np.uint64]) -> None:
         if addresses.size:

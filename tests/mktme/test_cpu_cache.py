@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +325,30 @@ def test_devices_and_controllers_are_let_go(tmp_path: Path) -> None:
     del device, controller, region, after
     gc.collect()
     pmem.open(tmp_path / "image").close()
+
+
+def test_threads_that_store_evict_flush_and_fence_at_once_lose_nothing(tmp_path: Path) -> None:
+    with pmem.create(tmp_path / "image", "1MiB", domain=Domain(capacity=16)) as device:
+        controller = mktme.Controller(device)
+        regions = [controller.map(n * PAGE, PAGE, controller.program_key(key(n))) for n in range(4)]
+
+        def work(n: int) -> None:
+            draw = np.random.default_rng(n)
+            for step in range(150):
+                at = int(draw.integers(0, 60)) * LINE
+                regions[n].write(at, bytes([n + 1]) * 100)
+                if step % 7 == 0:
+                    regions[n].flush(at, 100)
+                if step % 11 == 0:
+                    regions[n].drain()
+                if step % 13 == 0:
+                    device.write((64 + n) * PAGE, bytes([step]))
+                    device.persist((64 + n) * PAGE, 1)
+                assert regions[n].read(at, 100) == bytes([n + 1]) * 100
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(work, n) for n in range(4)]:
+                done.result(timeout=60)
+        for n, region in enumerate(regions):
+            region.persist()
+            assert set(region.read(0, PAGE)) > {n + 1}
