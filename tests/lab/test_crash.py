@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 import mktme
 import pmem
 from mktme.lab import crash
+from mktme.lab.crash.explorer import _recorded as recorded
+from mktme.lab.crash.states import States
 from mktme.lab.iv.subjects import subjects
 from pmem import LINE, PAGE
 
@@ -513,3 +515,120 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, arguments: l
     assert done.stderr.startswith("mktme: ")
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["region", "other", "raw", "flush", "flush raw", "drain", "evict", "nt"]),
+            st.integers(0, 7),
+        ),
+        max_size=20,
+    ),
+    subject=st.sampled_from(["pmem-line", "ctr-split", "ctr-global", "essiv", "pmem-line+mac"]),
+    mode=st.sampled_from(["write-through", "write-back"]),
+    kind=st.sampled_from(["adr", "page"]),
+)
+def test_what_is_durable_in_the_explorer_is_what_a_crash_leaves(
+    steps: list[tuple[str, int]], subject: str, mode: str, kind: str
+) -> None:
+    """After every fence and eviction: the base of the states, and the medium after a crash then."""
+    opened = crash.world(subject, PAGE, counter_cache=mode)
+    size = crash.room(subject, PAGE)
+    left: list[bytes] = []
+
+    def program(region: mktme.Region) -> None:
+        device, controller = region.device, region.mapping()
+        other = controller.map(size, PAGE, controller.program_key(mktme.Key.generate("aes-xts-256")))
+        cache = controller.cache
+        assert cache is not None
+
+        def leave() -> None:
+            with device.crash("none") as after:
+                left.append(after.read(0, after.size))
+
+        for number, (step, line) in enumerate(steps):
+            data = bytes([number + 1]) * LINE
+            if step == "region":
+                region.write(line * LINE, data)
+            elif step == "nt":
+                region.write(line * LINE, data, nontemporal=True)
+                if kind == "page":
+                    leave()
+            elif step == "other":
+                other.write(line * LINE, data)
+            elif step == "raw":
+                device.write(size + PAGE + line * LINE, data)
+            elif step == "flush":
+                region.flush(line * LINE, 2 * LINE)
+                other.flush(line * LINE, LINE)
+                if kind == "page":
+                    leave()
+            elif step == "flush raw":
+                device.flush(size + PAGE + line * LINE, LINE)
+                if kind == "page":
+                    leave()
+            elif step == "drain":
+                region.drain()
+                leave()
+            elif step == "evict" and cache.evict(controller.bus.address(region.keyid, line * LINE), LINE):
+                leave()
+
+    domain = "adr" if kind == "adr" else "page"
+    with recorded(program, opened, crash.zeroed, size + 2 * PAGE, domain, None) as (device, recording, whole):
+        bases = []
+        for point in recording.points:
+            states = States(device, recording, point, whole, evictions=True, seed=0)
+            states.settle()
+            bases.append(device.bytes.tobytes())
+        # Every moment at which we looked is among those of the explorer, in order.
+        wanted = iter(bases)
+        assert all(any(base == seen for base in wanted) for seen in left)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["region", "raw", "flush", "drain", "evict"]), st.integers(0, 2)),
+        max_size=9,
+    ),
+    seed=st.integers(0, 99),
+)
+def test_every_crash_is_among_the_states_that_are_explored(steps: list[tuple[str, int]], seed: int) -> None:
+    """A crash at any moment, also between fences, is a state of the next moment that is explored."""
+    opened, crashes, moments = crash.world("pmem-line", PAGE), [], [0]
+
+    def program(region: mktme.Region) -> None:
+        device, controller = region.device, region.mapping()
+        cache = controller.cache
+        assert cache is not None
+        for number, (step, line) in enumerate(steps):
+            if step == "region":
+                region.write(line * LINE, bytes([number + 1]) * LINE)
+            elif step == "raw":
+                device.write(PAGE + line * LINE, bytes([number + 1]) * LINE)
+            elif step == "flush":
+                region.flush(line * LINE, LINE)
+                device.flush(PAGE + line * LINE, LINE)
+            elif step == "drain":
+                region.drain()
+                moments[0] += 1
+            elif cache.evict(controller.bus.address(region.keyid, line * LINE), LINE):
+                moments[0] += 1
+            for n in range(3):
+                with device.crash("random", seed=seed + n) as after:
+                    crashes.append((moments[0], after.read(0, after.size)))
+
+    with recorded(program, opened, crash.zeroed, 2 * PAGE, "adr", None) as (device, recording, whole):
+        explored = []
+        for point in recording.points:
+            states, seen = States(device, recording, point, whole, evictions=True, seed=0), set()
+            for cut in states.cuts(None, 100_000):
+                states.put(cut)
+                seen.add(device.bytes.tobytes())
+                device.undo()
+            explored.append(seen)
+            states.settle()
+    assert len(explored) == moments[0] + 1
+    assert all(state in explored[moment] for moment, state in crashes)
