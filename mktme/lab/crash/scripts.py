@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +32,9 @@ class Script:
             raise CrashError(f"there is no script {path}")
         folder = str(path.resolve().parent)
         sys.path.insert(0, folder)
-        try:
-            self._names = runpy.run_path(str(path), run_name="crash")
+        self._names: dict[str, Any] = {"__name__": "crash", "__file__": str(path)}
+        try:  # its assertions are the check, also under python -O
+            exec(compile(path.read_text(), str(path), "exec", optimize=0), self._names)
         finally:
             sys.path.remove(folder)
         self.size = self._names.get("SIZE", SIZE)
