@@ -218,9 +218,11 @@ def crash_command(
     scheme: Annotated[
         str,
         typer.Option(
-            "--iv", help='IV schemes of its region ("pmem-line,ctr-split/aes-ctr-128+mac"), or all.'
+            "--iv",
+            help='IV schemes, "pmem-line,ctr-split/aes-ctr-128+mac", or all; else pmem-line, and without a '
+            "script all.",
         ),
-    ] = "pmem-line",
+    ] = "",
     program: Annotated[str, typer.Option(help="The function to run.")] = "program",
     check: Annotated[str, typer.Option(help="The function that each state is given to.")] = "check",
     domain: Annotated[str, typer.Option(help="Persistence domain: adr, eadr or page.")] = "adr",
@@ -273,7 +275,7 @@ def crash_command(
             raise crash.CrashError("name a script: --log, --image, --pmemcheck and --reproduce are about one")
         _crash_experiments(scheme, seed, json_path)
         return
-    names = crash.scripts.wanted(scheme)
+    names = crash.scripts.wanted(scheme or "pmem-line")
     if len(names) > 1 and log is not None:
         raise crash.CrashError(f"a log is of one run: --log with one scheme, not {len(names)}")
     made = crash.Script(script)
@@ -323,7 +325,7 @@ def crash_command(
 
 
 def _crash_experiments(scheme: str, seed: int, json_path: Path | None) -> None:
-    names = None if scheme in ("all", "pmem-line") else _listed(scheme)
+    names = None if scheme in ("all", "") else _listed(scheme)
     with _progress() as (_, show):
         outcome = {
             "atomicity": crash.atomicity.study(names, seed, show),

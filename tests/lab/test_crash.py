@@ -499,6 +499,13 @@ def test_the_command_explores_a_script_and_writes_one_that_reproduces_what_it_fo
     assert "AssertionError: no data" in again.stderr
 
 
+def test_a_script_keeps_its_assertions_where_python_drops_them(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    bad = run("-O", "-m", "mktme.cli", "crash", "script.py", "--program", "wrong_order", folder=tmp_path)
+    assert bad.returncode == 1
+    assert "no data" in bad.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mktme.errors import CrashError, SchemeError
@@ -32,11 +33,18 @@ class Script:
             raise CrashError(f"there is no script {path}")
         folder = str(path.resolve().parent)
         sys.path.insert(0, folder)
-        self._names: dict[str, Any] = {"__name__": "crash", "__file__": str(path)}
+        module = ModuleType("crash")
+        module.__file__ = str(path)
+        self._names = vars(module)
+        before = sys.modules.get("crash")
+        sys.modules["crash"] = module
         try:  # its assertions are the check, also under python -O
-            exec(compile(path.read_text(), str(path), "exec", optimize=0), self._names)
+            exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True, optimize=0), self._names)
         finally:
             sys.path.remove(folder)
+            del sys.modules["crash"]
+            if before is not None:
+                sys.modules["crash"] = before
         self.size = self._names.get("SIZE", SIZE)
         self.setup: Callable[..., Any] | None = self._names.get("setup")
 
