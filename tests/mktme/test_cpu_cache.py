@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import mktme
 import pmem
+import pmem.faults
 from mktme.lab.crash import room, world
 from mktme.lab.iv.subjects import subjects
 from mktme.rekey import JOURNAL
@@ -352,3 +353,41 @@ def test_threads_that_store_evict_flush_and_fence_at_once_lose_nothing(tmp_path:
         for n, region in enumerate(regions):
             region.persist()
             assert set(region.read(0, PAGE)) > {n + 1}
+
+
+def test_a_deep_flush_of_a_region_reaches_the_file(tmp_path: Path) -> None:
+    for domain in (None, "adr"):
+        path = tmp_path / str(domain)
+        with pmem.create(path, PAGE, domain=domain) as device:
+            controller = mktme.Controller(device)
+            region = controller.map(0, PAGE, controller.program_key(key(1)))
+            region.write(LINE, b"deep".ljust(LINE))
+            region.deep_flush(LINE, LINE)
+            assert path.read_bytes()[LINE : 2 * LINE] == device.read(LINE, LINE) != bytes(LINE)
+            controller.write(2 * LINE, b"more".ljust(LINE))
+            controller.deep_flush(2 * LINE, LINE)
+            assert path.read_bytes()[2 * LINE : 3 * LINE] == device.read(2 * LINE, LINE) != bytes(LINE)
+
+
+def test_poison_on_the_medium_is_met_through_the_cache_and_cleared_by_a_whole_line(
+    device: pmem.Device,
+) -> None:
+    controller = mktme.Controller(device)
+    region = controller.map(0, PAGE, controller.program_key(key(1)))
+    region.write(0, b"A" * PAGE)
+    region.persist()
+    faults = pmem.faults.arm(device)
+    faults.poison(3 * LINE)
+    with pytest.raises(pmem.PoisonError):
+        region.read(3 * LINE, 1)
+    with pytest.raises(pmem.PoisonError):
+        region.write(3 * LINE + 1, b"a part")
+    assert region.read(2 * LINE, LINE) == b"A" * LINE
+    with device.crash("none") as after, pytest.raises(pmem.PoisonError):
+        after.read(3 * LINE, 1)  # a restart finds it, too
+    region.write(3 * LINE, b"B" * LINE)
+    assert region.read(3 * LINE, LINE) == b"B" * LINE  # from the cache
+    assert faults.poisoned.tolist() == [3 * LINE]  # until it is written back
+    region.persist()
+    assert faults.poisoned.size == 0
+    assert region.read(0, PAGE) == b"A" * 3 * LINE + b"B" * LINE + b"A" * (PAGE - 4 * LINE)

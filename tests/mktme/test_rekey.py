@@ -218,3 +218,23 @@ def test_nothing_of_a_key_is_in_the_journal(region: mktme.Region) -> None:
     image = region.device.read(0, 1 << 20)
     assert all(part[:16] not in image for part in parts)
     assert DATA[:LINE] not in image
+
+
+@pytest.mark.parametrize("domain", [None, "adr"])
+def test_a_range_over_several_dimms_gets_another_key(tmp_path: Path, domain: str | None) -> None:
+    subject = SUBJECTS["ctr-split/aes-ctr-128+mac"]
+    size = crash.room(subject, 8 * PAGE)
+    paths = [tmp_path / "one", tmp_path / "two"]
+    with pmem.InterleaveSet.create(
+        paths, (size + JOURNAL) // 2 // PAGE * PAGE + PAGE, domain=domain
+    ) as dimms:
+        region = crash.world(subject, 8 * PAGE)(dimms)
+        region.write(0, DATA[: 8 * PAGE])
+        made = region.mapping().rekey(region, new_key(subject), size)
+        assert made.read(0, 8 * PAGE) == DATA[: 8 * PAGE]
+        if domain is not None:
+            made.write(0, b"lost".ljust(LINE))
+            with dimms.crash("none") as after:
+                again = crash.world(subject, 8 * PAGE)(after)  # as before, under the old key
+                done = again.mapping().rekey(again, new_key(subject), size)
+                assert done.read(0, 8 * PAGE) == DATA[: 8 * PAGE]
