@@ -111,7 +111,8 @@ class Tracked(Device):
         """
         if not self.closed:
             self.domain.settle()
-        super().close()
+            super().close()
+            self.domain.caches.clear()  # and with them the controllers, and their keys
 
 
 class Snapshot(Device):

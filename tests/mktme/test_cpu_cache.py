@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,12 @@ def test_poison_on_the_medium_is_met_through_the_cache_and_cleared_by_a_whole_li
     region.persist()
     assert faults.poisoned.size == 0
     assert region.read(0, PAGE) == b"A" * 3 * LINE + b"B" * LINE + b"A" * (PAGE - 4 * LINE)
+
+
+def test_a_closed_device_keeps_no_controller(tmp_path: Path) -> None:
+    device = pmem.create(tmp_path / "image", PAGE, domain="adr")
+    controller = weakref.ref(mktme.Controller(device))
+    assert controller() is not None  # its cache is the machine's: dirty lines outlive a script's variables
+    device.close()
+    gc.collect()
+    assert controller() is None
