@@ -106,6 +106,7 @@ class Recorder:
     def stop(self) -> None:
         """Look away; what the caches hold is of no interest any more."""
         self._domain.observer = None
+        self.recording.caches = [*self._domain.caches]  # the device lets go of its own when it is closed
         for cache in self._domain.caches:
             cache.discard(lambda _: True)
 
