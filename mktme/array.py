@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mktme.errors import REFUSALS, RegionError, release
 from pmem.device import CHUNK_BITS
+from pmem.geometry import PAGE
 
 if TYPE_CHECKING:
     from mktme.region import Region
@@ -184,7 +185,7 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
             else:
                 low, high = low + min(0, (n - 1) * stride), high + max(0, (n - 1) * stride)
         starts += low
-        if high - low <= SPACE:
+        if high - low <= SPACE and not region.device.follows_stores:
             region.reserve_lines(starts.astype(np.uint64))
             region.reserve_lines((starts + (high - low - 1)).astype(np.uint64))
         else:
@@ -299,7 +300,8 @@ class EncryptedArray(np.lib.mixins.NDArrayOperatorsMixin):
         if values.size:
             starts = np.ascontiguousarray(places + self._region.address).reshape(-1).astype(np.uint64)
             self._region.mapping()
-            for at in range(0, self.itemsize, SPACE):  # every line that an item begins, ends or fills in
+            step = PAGE if self._region.device.follows_stores else SPACE
+            for at in range(0, self.itemsize, step):  # every line that an item begins, ends or fills in
                 self._region.reserve_lines(starts + np.uint64(at))
             self._region.reserve_lines(starts + np.uint64(self.itemsize - 1))
             self._transfer(starts, self.itemsize, values.reshape(-1).view(np.uint8), write=True)

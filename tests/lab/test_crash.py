@@ -266,6 +266,38 @@ def test_recovery_in_a_check_is_undone() -> None:
         assert (result.states, result.failures) == (4, 0), result.smallest
 
 
+@pytest.mark.parametrize("subject", ["pmem-line", "ctr-split+mac", "essiv", "random", "ctr-global"])
+def test_recovery_over_many_pages_is_undone(subject: str) -> None:
+    """By every way in which a region can be written."""
+    size = 20 * PAGE
+
+    def program(region: mktme.Region) -> None:
+        region[0] = 1
+
+    def check(region: mktme.Region) -> None:
+        seen = region.read(0, size)
+        assert seen[0] in (0, 1)
+        assert not any(seen[1:])
+        array = region.array(np.uint8)
+        array[2 * PAGE : 9 * PAGE : 5] = 7
+        region.array(np.uint8, (20, PAGE))[:, 100:200] = 8
+        region.array(np.uint8, (PAGE, 20))[:, 3] = 6
+        region.fill(9, 10 * PAGE, 4 * PAGE)
+        region.write(15 * PAGE + 1, b"x" * 3 * PAGE)
+        lines = np.arange(0, size, 5 * LINE, dtype=np.uint64) + np.uint64(region.address)
+        region.mapping().write_lines(lines, np.full((lines.size, LINE), 5, np.uint8))
+        region.mapping().write(region.address + 700, b"y" * 9000)
+
+    result = crash.explore(
+        program,
+        check,
+        setup=crash.world(subject, size),
+        prepare=crash.zeroed,
+        size=crash.room(subject, size),
+    )
+    assert (result.states, result.failures) == (2, 0), result.smallest
+
+
 def test_a_check_may_return_false_and_raise_anything() -> None:
     def program(device: Any) -> None:
         device.write(0, b"\1")
