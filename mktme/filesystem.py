@@ -290,6 +290,7 @@ class FileSystem:
         inode = self._inode(file.number)
         if inode.context is None or not physical(inode.ivs):
             media = self.path.device.mapping()
+            self.path.device.storing(new, length)
             media[new : new + length] = media[old : old + length]
             self.path.traffic.add(copied=length)
             return

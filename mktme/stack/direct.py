@@ -124,12 +124,15 @@ class Direct(FilePath[How]):
                 self.revoke(how)
 
     def revoke(self, how: How) -> None:
-        """End all maps of a file."""
+        """End all maps of a file. What they left in the CPU cache is written back first: the blocks
+        may come under another KeyID, or be moved.
+        """
         with self._mapping:
             mapped, how.mapped = how.mapped, None
             if mapped is not None:
                 for _, region in mapped.regions:
                     if region.mapped:
+                        self.evict(mapped.keyid, region.address, region.size)
                         self.controller.unmap(region)
                 mapped.file.release()
                 self.leave(how)

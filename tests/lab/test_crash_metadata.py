@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,29 @@ def test_counters_that_overflow_lose_nothing(subject: str) -> None:
     )
     assert result.consistent, result.smallest
     assert result.states == 4 * 4 + 1
+
+
+def test_lines_of_a_map_that_is_closed_follow_the_file(tmp_path: Path) -> None:
+    """They are written back before the blocks move, or belong to another file under another key."""
+    with pmem.create(tmp_path / "image", "4MiB", domain="adr") as device, dax.make(device) as volume:
+        ring = Keyring(volume.uuid)
+        files = FileSystem(volume, Line(Controller(device), 3), keyring=ring)
+        files.mkdir("/d")
+        files.set_policy("/d", Policy(ring.add(MASTER)))
+        with files.create("/d/one") as file:
+            file.write(0, bytes(3 * PAGE))
+            with file.map() as mapped:
+                mapped.write(PAGE + 5, b"through the map")
+                assert file.read(PAGE + 5, 15) == b"through the map"
+                mapped.write(PAGE, b"again")
+            volume.relocate(file.file)
+            assert file.read(PAGE, 20) == b"again" + b"through the map"
+            with file.map() as mapped:
+                mapped.write(0, b"stale")
+        files.unlink("/d/one")
+        with files.create("/d/two") as file:
+            file.write(0, b"new" * PAGE)
+            cache = files.path.controller.cache  # type: ignore[attr-defined]
+            assert len(cache.dirty) == 0
+            cache.write_back()
+            assert file.read() == b"new" * PAGE
