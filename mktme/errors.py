@@ -86,6 +86,14 @@ class RekeyError(MktmeError, ValueError):
     """A range that can't be given another key, or a journal that belongs to something else."""
 
 
+class TimingError(MktmeError, ValueError):
+    """A modelled machine that can't be."""
+
+
+class TraceError(MktmeError, ValueError):
+    """A trace that can't be read or replayed."""
+
+
 class CrashError(MktmeError, ValueError):
     """A power failure, or an exploration of them, that can't be."""
 

@@ -37,7 +37,10 @@ FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "li
 def digest() -> str:
     """A digest of every source that kernels are made from, with Numba's version."""
     state = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parents[1].glob("[ci][rv]*/*.py")):  # crypto/ and iv/
+    package = Path(__file__).parents[1]
+    for path in sorted(
+        path for folder in ("crypto", "iv", "timing") for path in package.glob(f"{folder}/*.py")
+    ):
         state.update(path.name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()[:16]
 

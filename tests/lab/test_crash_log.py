@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mktme
+from mktme import storelog
 from mktme.lab import crash
-from mktme.lab.crash import storelog
 from mktme.lab.crash.engines import ENGINES, engine_of
-from mktme.lab.crash.storelog import Event, Fence, Flush, Label, RegisterFile, Store
+from mktme.storelog import Event, Fence, Flush, Label, RegisterFile, Store
 from pmem import LINE, PAGE
 
 BASE = 0x7F0000000000

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 import pmem
+from mktme import storelog
 from mktme.errors import CrashError
-from mktme.lab.crash import storelog
 from mktme.lab.crash.engines import Engine, engine_of
 from mktme.lab.crash.export import events_of
 from mktme.lab.crash.recording import Point, Recorder, Recording, of_log
 from mktme.lab.crash.states import Atomicity, StateDevice, States, expected_states
-from mktme.lab.crash.storelog import Event, RegisterFile
+from mktme.storelog import Event, RegisterFile
 from pmem.domain import Domain
 from pmem.geometry import PAGE, Size
 from pmem.tracked import TrackedDevice

@@ -7,7 +7,7 @@ import numpy as np
 from mktme.errors import CrashError
 from mktme.lab.crash.recording import Piece, Point, Recording
 from mktme.lab.crash.states import StateDevice
-from mktme.lab.crash.storelog import Event, Fence, Flush, RegisterFile, Store
+from mktme.storelog import Event, Fence, Flush, RegisterFile, Store
 from pmem.cache import CpuCache
 from pmem.geometry import LINE
 

@@ -13,7 +13,7 @@ import numpy as np
 import mktme
 import pmem
 from mktme.bus import Bus, Way
-from mktme.lab.crash.storelog import Event, Fence, Flush, RegisterFile, Store
+from mktme.storelog import Event, Fence, Flush, RegisterFile, Store
 from pmem.buffers import Bytes
 from pmem.cache import CpuCache
 from pmem.geometry import LINE

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mktme import storelog
 from mktme.errors import CrashError, SchemeError
-from mktme.lab.crash import storelog
 from mktme.lab.crash.explorer import Failure, Progress, Result, explore, explore_log
 from mktme.lab.crash.worlds import room, world, zeroed
 from mktme.lab.iv.subjects import subjects

@@ -1,0 +1,217 @@
+"""Counters of counter mode: where they lie, the cache in front of them, when they are written, their tree.
+
+A line of split counters covers a page: a major counter and 64 minor ones of 7 bits (Yan et al., ISCA
+2006); when a minor one overflows the page's lines are all encrypted anew. Counter lines lie behind the
+data on the same DIMMs. What persists them:
+
+- write-through: with every line of data goes its counter line (Zuo et al., SuperMem); with `coalesce`
+  a counter line that still waits in the queue takes the new one's place (their CWC, and SecPM's CWR).
+- write-back: a changed counter line is written when it leaves the cache, and after `stop_loss` changes; what
+  a power failure takes away is found again by trial (Ye et al., Osiris).
+- battery: when it leaves the cache; the cache survives a power failure.
+
+The tree (Rogers et al., MICRO 2007: Bonsai) is over the counters, eight to a node; nodes share the cache. A
+counter that is fetched is verified up to the first node in the cache; what is written makes its parent
+dirty in the cache. MACs of data lie in the bits of ECC (Saileshwar et al., Synergy, HPCA 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mktme.crypto.kernel import part
+from mktme.errors import TimingError
+from mktme.timing import caches, cells, controller, growing
+from mktme.timing.parameters import Component, parameter
+from mktme.timing.words import PMEM, Vector, Words, ps
+from pmem.geometry import LINE, PAGE
+
+POLICIES = ("write-through", "write-back", "battery")
+THROUGH, BACK, BATTERY = range(3)
+# Words of the header. FETCHED, WRITTEN: lines of counters; TREE_FETCHED, TREE_WRITTEN: nodes; FORCED: counter
+# lines that the stop-loss wrote; OVERFLOWS: pages that were encrypted anew.
+(CACHE, BASE, POLICY, STOP_LOSS, COALESCE, LEVELS, HASH, STARTS) = range(8)
+(FETCHED, WRITTEN, TREE_FETCHED, TREE_WRITTEN, FORCED, OVERFLOWS) = range(24, 30)
+HEADER = 32
+ARITY = 8
+PAGE_LINES = PAGE // LINE
+MINOR_LIMIT = 127
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters(Component):
+    """Counters, their cache and their tree.
+
+    Raises TimingError if the cache isn't a power of two of sets, or for a policy that isn't one.
+    """
+
+    policy: str = parameter("write-through", "", "what is compared: write-through, write-back, battery")
+    coalesce: bool = parameter(False, "", "Zuo et al., MICRO 2019: counter write coalescing")
+    stop_loss: int = parameter(4, "", "Ye et al., MICRO 2018 (Osiris): written at every 4th change", low=1)
+    size: int = parameter(256 << 10, "B", "Zuo et al., MICRO 2019: 256 KiB", low=LINE)
+    ways: int = parameter(8, "", "Zuo et al., MICRO 2019", low=1, high=64)
+    latency_ns: float = parameter(2.6, "ns", "Zuo et al., MICRO 2019: 8 cycles, at 3.1 GHz")
+    tree: bool = parameter(False, "", "what is compared: an integrity tree over the counters")
+    hash_ns: float = parameter(40.0, "ns", "Ye et al., MICRO 2018: as AES")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy not in POLICIES:
+            raise TimingError(f"Counters.policy = {self.policy!r}: it must be one of {', '.join(POLICIES)}")
+        caches.Cache(size=self.size, ways=self.ways)
+
+    def lay(self, words: Words, lines: int) -> int:
+        """Its place among the words, for a device of as many lines."""
+        place = words.take(HEADER)
+        words[place + CACHE] = caches.lay(
+            words, self.size // LINE // self.ways, self.ways, ps(self.latency_ns)
+        )
+        words[place + BASE] = lines
+        words[place + POLICY] = POLICIES.index(self.policy)
+        words[place + STOP_LOSS] = self.stop_loss
+        words[place + COALESCE] = self.coalesce
+        words[place + HASH] = ps(self.hash_ns)
+        for level, start in enumerate(starts(lines) if self.tree else ()):
+            words[place + STARTS + level] = start
+            words[place + LEVELS] = level
+        return place
+
+
+def starts(lines: int) -> list[int]:
+    """Of each level of the tree, counters first, the number of its first node; the root isn't stored.
+
+    The last entry is the number of all nodes.
+    """
+    found, count, total = [0], -(-lines // PAGE_LINES), 0
+    while count > 1 or total == 0:
+        total += count
+        found.append(total)
+        count = -(-count // ARITY)
+    return found
+
+
+@part
+def _parent(s: Vector, c: int, node: int) -> int:
+    """The node above, or -1 below the root."""
+    level = 0
+    while node >= s[c + STARTS + level + 1]:
+        level += 1
+    if level + 1 >= s[c + LEVELS]:
+        return -1
+    return s[c + STARTS + level + 1] + (node - s[c + STARTS + level]) // ARITY
+
+
+@part
+def _write(s: Vector, g: Vector, c: int, node: int, t: int) -> int:
+    """Write a counter line or a node to the device; when it is durable."""
+    if s[c + LEVELS] and node >= s[c + STARTS + 1]:
+        s[c + TREE_WRITTEN] += 1
+    else:
+        s[c + WRITTEN] += 1
+        g[growing.slot(g, node) + cells.UPDATES] = 0
+    return controller.write(s, s[PMEM], s[c + BASE] + node, t)
+
+
+@part
+def _written(s: Vector, g: Vector, c: int, node: int, t: int) -> None:
+    """A node has been written: its parent changes, which may push another one out of the cache.
+
+    It ends: each turn puts a changed node into the cache that is nearer to the root than one that was.
+    """
+    if s[c + LEVELS] == 0:
+        return
+    cache = s[c + CACHE]
+    while True:
+        above = _parent(s, c, node)
+        if above < 0 or caches.use(s, cache, above, 1):
+            return
+        s[c + TREE_FETCHED] += 1
+        controller.read(s, s[PMEM], s[c + BASE] + above, t)
+        node = caches.insert(s, cache, above, 1)
+        if node < 0:
+            return
+        _write(s, g, c, node, t)
+
+
+@part
+def _take_in(s: Vector, g: Vector, c: int, node: int, t: int) -> None:
+    """A fetched counter line or node goes into the cache."""
+    victim = caches.insert(s, s[c + CACHE], node, 0)
+    if victim >= 0:
+        _write(s, g, c, victim, t)
+        _written(s, g, c, victim, t)
+
+
+@part
+def for_read(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
+    """When a line's counter, asked for at t, is known and verified."""
+    cache = s[c + CACHE]
+    node = line // PAGE_LINES
+    t += s[cache + caches.DELAY]
+    if caches.use(s, cache, node, 0):
+        return t
+    s[c + FETCHED] += 1
+    known = controller.read(s, s[PMEM], s[c + BASE] + node, t)
+    _take_in(s, g, c, node, known)
+    if s[c + LEVELS] == 0:
+        return known
+    checks = 1
+    above = _parent(s, c, node)
+    while above >= 0 and not caches.use(s, cache, above, 0):
+        s[c + TREE_FETCHED] += 1
+        checks += 1
+        known = max(known, controller.read(s, s[PMEM], s[c + BASE] + above, t))
+        _take_in(s, g, c, above, known)
+        above = _parent(s, c, above)
+    return known + checks * s[c + HASH]
+
+
+@part
+def for_write(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
+    """When a line's next counter is known; the other lines of its page are encrypted anew if it overflows."""
+    known = for_read(s, g, c, line, t)
+    base, number = growing.slot(g, line // PAGE_LINES) + cells.MINORS, line % PAGE_LINES
+    word, bits = base + number // 8, 8 * (number % 8)
+    if (g[word] >> bits) & MINOR_LIMIT < MINOR_LIMIT:
+        g[word] += 1 << bits
+    else:
+        s[c + OVERFLOWS] += 1
+        first = line - number
+        for i in range(PAGE_LINES // 8):
+            g[base + i] = 0
+        for other in range(PAGE_LINES):
+            if other != number:
+                came = controller.read(s, s[PMEM], first + other, known)
+                cells.written(s, g, first + other)
+                controller.write(s, s[PMEM], first + other, came)
+    return known
+
+
+@part
+def update(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
+    """A line's counter has changed at t: when what must be durable of it is."""
+    node = line // PAGE_LINES
+    policy = s[c + POLICY]
+    if policy == THROUGH:
+        if s[c + COALESCE] and controller.waiting(s, s[PMEM], s[c + BASE] + node, t):
+            return t
+        durable = _write(s, g, c, node, t)
+        _written(s, g, c, node, t)
+        return durable
+    place = caches.find(s, s[c + CACHE], node)
+    if place >= 0:
+        s[place] |= 1
+    else:  # pushed out again by its own tree
+        durable = _write(s, g, c, node, t)
+        _written(s, g, c, node, t)
+        return durable
+    if policy == BACK:
+        updates = growing.slot(g, node) + cells.UPDATES
+        g[updates] += 1
+        if g[updates] >= s[c + STOP_LOSS]:
+            s[c + FORCED] += 1
+            s[place] &= ~1
+            durable = _write(s, g, c, node, t)
+            _written(s, g, c, node, t)
+            return durable
+    return t

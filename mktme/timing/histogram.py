@@ -1,0 +1,59 @@
+"""A histogram of latencies: eight bins to a factor of two, so none is further off than 13 %."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mktme.crypto.kernel import inline
+from mktme.timing.words import Vector, Words
+
+SUM, MOST = 0, 1
+HEADER = 8
+STEPS = 8  # bins to a factor of two
+BINS = 64 * STEPS
+
+
+def lay(words: Words) -> int:
+    """Its place among the words."""
+    return words.take(HEADER + BINS)
+
+
+@inline
+def count(s: Vector, h: int, value: int) -> None:
+    """A value of at least 0."""
+    s[h + SUM] += value
+    if value > s[h + MOST]:
+        s[h + MOST] = value
+    low, shift = value, 0
+    if low >= STEPS << 12:
+        low >>= 12
+        shift = 12
+    if low >= STEPS << 6:
+        low >>= 6
+        shift += 6
+    while low >= 2 * STEPS:
+        low >>= 1
+        shift += 1
+    s[h + HEADER + (shift * STEPS + low)] += 1
+
+
+def edge(index: int) -> int:
+    """The lowest value in a bin."""
+    if index < 2 * STEPS:
+        return index
+    shift = index // STEPS - 1
+    return (index - shift * STEPS) << shift
+
+
+def result(s: Vector, place: int) -> dict[str, Any]:
+    """The histogram in ns: mean, percentiles (upper edges of their bins), bins that aren't empty."""
+    bins = s[place + HEADER : place + HEADER + BINS]
+    total = int(bins.sum())
+    found: dict[str, Any] = {"count": total, "mean_ns": int(s[place + SUM]) / 1000 / max(1, total)}
+    reached = bins.cumsum()
+    for name, share in (("p50_ns", 0.5), ("p90_ns", 0.9), ("p99_ns", 0.99), ("p999_ns", 0.999)):
+        index = int((reached >= share * total).argmax())
+        found[name] = min(edge(index + 1), int(s[place + MOST])) / 1000 if total else 0.0
+    found["max_ns"] = int(s[place + MOST]) / 1000
+    found["bins"] = [[edge(int(i)) / 1000, int(bins[i])] for i in bins.nonzero()[0]]
+    return found

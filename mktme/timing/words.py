@@ -1,0 +1,65 @@
+"""The state of a modelled machine: one vector of 64-bit words.
+
+A component is a place in it, a header of parameters and counts with its tables behind; a compiled piece
+takes the vector and the place. So a machine is composed by laying out components one after another,
+two memories are two places, and a call costs the same however many components there are. Times are
+whole picoseconds: sums are exact and a run is the same in chunks of any size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+from numba.extending import intrinsic
+
+Vector = npt.NDArray[np.int64]
+
+# What the first words say: where each component lies (0: there is none).
+L1, L2, LLC, CORE, ENGINE, PMEM, DRAM, PAGES, LATENCIES, SIZE, CELLS = range(11)
+HEAD = 16
+
+
+@intrinsic  # type: ignore[misc]
+def words_at(typing: Any, address: Any) -> Any:
+    """The words at an address, to be indexed like a vector: in kernels, where an array's reference count
+    would be changed with every call.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int64)(types.uintp), codegen
+
+
+def ps(ns: float) -> int:
+    """Nanoseconds as picoseconds."""
+    return round(ns * 1000)
+
+
+class Words:
+    """A vector that is being laid out."""
+
+    def __init__(self) -> None:
+        self._length = HEAD
+        self._values: dict[int, int] = {}
+
+    def take(self, count: int, *values: int) -> int:
+        """The place of as many new words, the first of which have values; the rest are 0."""
+        place = self._length
+        self._length += -(-count // 8) * 8  # whole lines of the host's cache
+        for i, value in enumerate(values):
+            self[place + i] = value
+        return place
+
+    def __setitem__(self, place: int, value: int) -> None:
+        self._values[place] = int(value)
+
+    def vector(self) -> Vector:
+        """The vector as laid out; each call gives a new one."""
+        made = np.zeros(self._length, np.int64)
+        for place, value in self._values.items():
+            made[place] = value
+        return made
