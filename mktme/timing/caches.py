@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mktme.crypto.kernel import inline, part
 from mktme.errors import TimingError
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import Vector, Words, ps
+from mktme.timing.words import State, Words, ps
 from pmem.geometry import LINE, format_size, parse_size
 
 # Words of a cache's header. Counts: lookups that found the line or didn't, dirty victims.
@@ -39,8 +39,8 @@ class Cache(Component):
         sets, some = divmod(lines, self.ways)
         if rest or some or sets == 0 or sets & (sets - 1):
             raise TimingError(
-                f"a cache of {self.size} bytes in {self.ways} ways has {lines / self.ways:g} sets of lines of "
-                f"{LINE} bytes: it must be a power of two, as {_near(self.size, self.ways)} give"
+                f"a cache of {self.size} bytes in {self.ways} ways has {lines / self.ways:g} sets of "
+                f"{LINE}-byte lines: it must be a power of two, as {_near(self.size, self.ways)} give"
             )
 
     def lay(self, words: Words) -> int:
@@ -64,7 +64,7 @@ def lay(words: Words, sets: int, ways: int, delay: int) -> int:
 
 
 @inline
-def use(s: Vector, c: int, line: int, dirty: int) -> bool:
+def use(s: State, c: int, line: int, dirty: int) -> bool:
     """Look a line up; if it is there make it the last used one, and dirty if asked. Counts."""
     base = c + HEADER + (line & s[c + MASK]) * s[c + WAYS]
     entry = s[base]
@@ -76,7 +76,7 @@ def use(s: Vector, c: int, line: int, dirty: int) -> bool:
 
 
 @part
-def _search(s: Vector, c: int, base: int, wanted: int, dirty: int) -> bool:
+def _search(s: State, c: int, base: int, wanted: int, dirty: int) -> bool:
     """The same for the ways but the first of a set."""
     for way in range(1, s[c + WAYS]):
         entry = s[base + way]
@@ -91,7 +91,7 @@ def _search(s: Vector, c: int, base: int, wanted: int, dirty: int) -> bool:
 
 
 @part
-def insert(s: Vector, c: int, line: int, dirty: int) -> int:
+def insert(s: State, c: int, line: int, dirty: int) -> int:
     """Take in a line that isn't there. Returns the line that leaves if it is dirty, else NONE."""
     ways = s[c + WAYS]
     base = c + HEADER + (line & s[c + MASK]) * ways
@@ -106,7 +106,7 @@ def insert(s: Vector, c: int, line: int, dirty: int) -> int:
 
 
 @part
-def find(s: Vector, c: int, line: int) -> int:
+def find(s: State, c: int, line: int) -> int:
     """Where a line's entry is, or NONE; it isn't used by that."""
     ways = s[c + WAYS]
     base = c + HEADER + (line & s[c + MASK]) * ways
@@ -118,7 +118,7 @@ def find(s: Vector, c: int, line: int) -> int:
 
 
 @part
-def clean(s: Vector, c: int, line: int) -> bool:
+def clean(s: State, c: int, line: int) -> bool:
     """Make a line clean where it is; whether it was dirty."""
     place = find(s, c, line)
     if place < 0 or not s[place] & 1:
@@ -128,7 +128,7 @@ def clean(s: Vector, c: int, line: int) -> bool:
 
 
 @part
-def drop(s: Vector, c: int, line: int) -> bool:
+def drop(s: State, c: int, line: int) -> bool:
     """Let go of a line where it is; whether it was dirty."""
     place = find(s, c, line)
     if place < 0:
@@ -142,7 +142,7 @@ def drop(s: Vector, c: int, line: int) -> bool:
 
 
 @part
-def dirty_lines(s: Vector, c: int) -> int:
+def dirty_lines(s: State, c: int) -> int:
     """How many entries are dirty."""
     count = 0
     for i in range(c + HEADER, c + HEADER + (s[c + MASK] + 1) * s[c + WAYS]):

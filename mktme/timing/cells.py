@@ -19,15 +19,16 @@ from __future__ import annotations
 
 from mktme.crypto.kernel import part
 from mktme.timing import growing
-from mktme.timing.words import CELLS, Vector, Words
+from mktme.timing.words import CELLS, State, Words
 from pmem.geometry import LINE, PAGE
 
 PLAIN, COUNTER, XTS, DEUCE = range(4)
 # Words of the header; LINES: written lines that were compared, FLIPS: of their bits.
 MODEL, LINES, FLIPS, ACTIVE = range(4)
 EPOCH = 32  # writes; DEUCE, section 4
-# A page's slot: counters of its lines (for counter mode, eight to a word), updates since the line of counters
-# was persisted; where there is data, its 512 words now and on the media, writes and marks of each line.
+# A page's slot: counters of its lines and how often each has changed since its line of counters was persisted
+# (for counter mode, eight to a word); where there is data, its 512 words now and on the media, writes and
+# marks of each line.
 MINORS, UPDATES, NOW, MEDIA, WRITES, MARKS = 0, 8, 16, 528, 1040, 1104
 WORDS = LINE // 8
 WITHOUT_DATA, WITH_DATA = 16, 1168
@@ -58,7 +59,7 @@ def ones(value: int) -> int:
 
 
 @part
-def store(g: Vector, address: int, size: int, data: Vector, at: int) -> None:
+def store(g: State, address: int, size: int, data: State, at: int) -> None:
     """Bytes of the trace are stored; at most to the end of a line."""
     base = growing.slot(g, address // PAGE)
     for i in range(size):
@@ -74,7 +75,7 @@ def pad(line: int, word: int, counter: int) -> int:
 
 
 @part
-def written(s: Vector, g: Vector, line: int) -> None:
+def written(s: State, g: State, line: int) -> None:
     """Count the bits that change as a line is written to the media."""
     c = s[CELLS]
     if not s[c + ACTIVE]:
@@ -101,7 +102,7 @@ def written(s: Vector, g: Vector, line: int) -> None:
 
 
 @part
-def _counter(g: Vector, now: int, there: int, line: int, count: int) -> int:
+def _counter(g: State, now: int, there: int, line: int, count: int) -> int:
     flips = 0
     for i in range(WORDS):
         flips += ones(g[now + i] ^ g[there + i] ^ pad(line, i, count) ^ pad(line, i, count + 1))
@@ -109,7 +110,7 @@ def _counter(g: Vector, now: int, there: int, line: int, count: int) -> int:
 
 
 @part
-def _xts(g: Vector, now: int, there: int, line: int) -> int:
+def _xts(g: State, now: int, there: int, line: int) -> int:
     flips = 0
     for i in range(0, WORDS, 2):
         if g[now + i] != g[there + i] or g[now + i + 1] != g[there + i + 1]:
@@ -120,7 +121,7 @@ def _xts(g: Vector, now: int, there: int, line: int) -> int:
 
 
 @part
-def _deuce(g: Vector, now: int, there: int, line: int, writes: int, marks: int) -> int:
+def _deuce(g: State, now: int, there: int, line: int, writes: int, marks: int) -> int:
     count, before = g[writes] + 1, g[marks]
     if count % EPOCH == 0:
         after = 0

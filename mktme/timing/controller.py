@@ -1,7 +1,7 @@
 """The memory controller's queues: interleaved channels, each with a bus, a read queue and a WPQ.
 
 A read waits for a place among the reads in flight, a write for a place in the write-pending queue; it is
-durable (ADR) when it has one. Places come free in the order in which they were taken.
+durable (ADR) when it has one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mktme.crypto.kernel import part
 from mktme.timing import media
 from mktme.timing.media import Media, serve_read, serve_write
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import Vector, Words, ps
+from mktme.timing.words import State, Words, ps
 from pmem.geometry import LINE
 
 # Words of the header. READ_STALLS, WRITE_STALLS: ps that requests waited for a place in their queue.
@@ -60,7 +60,17 @@ class Controller(Component):
 
 
 @part
-def read(s: Vector, q: int, line: int, t: int) -> int:
+def _first(s: State, base: int, count: int) -> int:
+    """The place of a queue that comes free first."""
+    place = base
+    for i in range(base + 1, base + count):
+        if s[i] < s[place]:
+            place = i
+    return place
+
+
+@part
+def read(s: State, q: int, line: int, t: int) -> int:
     """When a line that is asked for at t has come."""
     channels, shift = s[q + CHANNELS], s[q + SHIFT]
     stripe = line >> shift
@@ -74,6 +84,8 @@ def read(s: Vector, q: int, line: int, t: int) -> int:
         s[block + NEXT_READ] = 0
     s[q + READS] += 1
     if s[place] > t:
+        place = _first(s, block + QUEUES, s[q + READ_QUEUE])
+    if s[place] > t:
         s[q + READ_STALLS] += s[place] - t
         t = s[place]
     if s[q + BUS]:  # a slot on the bus is taken when the request goes out: what is quick may overtake
@@ -84,7 +96,7 @@ def read(s: Vector, q: int, line: int, t: int) -> int:
 
 
 @part
-def write(s: Vector, q: int, line: int, t: int) -> int:
+def write(s: State, q: int, line: int, t: int) -> int:
     """When a line that comes at t is in the write-pending queue: durable."""
     channels, shift = s[q + CHANNELS], s[q + SHIFT]
     stripe = line >> shift
@@ -99,6 +111,8 @@ def write(s: Vector, q: int, line: int, t: int) -> int:
     s[q + WRITES] += 1
     arrives = t
     if s[place] > t:
+        place = _first(s, block + QUEUES + s[q + READ_QUEUE], s[q + WRITE_QUEUE])
+    if s[place] > t:
         s[q + WRITE_STALLS] += s[place] - t
         t = s[place]
     over = t
@@ -110,7 +124,7 @@ def write(s: Vector, q: int, line: int, t: int) -> int:
 
 
 @part
-def waiting(s: Vector, q: int, line: int, t: int) -> bool:
+def waiting(s: State, q: int, line: int, t: int) -> bool:
     """Whether a line's last write is still in the queue at t: another one can take its place."""
     stripe = line >> s[q + SHIFT]
     block = q + HEADER + (stripe % s[q + CHANNELS]) * s[q + CHANNEL]

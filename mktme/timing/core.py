@@ -17,7 +17,7 @@ from mktme.timing.access import THREADS
 from mktme.timing.caches import DELAY, NONE
 from mktme.timing.controller import Controller
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, Vector, Words, ps
+from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, State, Words, ps
 
 # Words of the header. LOADS, STORES, ...: lines, not records.
 (OUTSTANDING, WINDOW, ISSUE, NONTEMPORAL, INSTRUCTION, REORDER, BLOCK, CALL) = range(8)
@@ -25,12 +25,11 @@ from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, Vector, Word
 HEADER = 24
 # A thread's block. CAME: when the last load had its data; STORED: when the last store had its line; DURABLE:
 # when all that was flushed will be; RETIRED: when all loads so far have retired; COMBINED, MASK: the line
-# that nontemporal stores are filling, plus one, and which bytes of it they have filled.
-# WAITED: how long the last load waited for a line-fill buffer. MARKED: how many pages of the page cache it has flushed since its last fence.
-(CLOCK, CAME, STORED, DURABLE, RETIRED, NEXT_MISS, NEXT, COMBINED, MASK, MARKED, WAITED) = range(11)
-RINGS = (
-    16  # then those pages; when each line-fill buffer comes free; when each access of the window has retired
-)
+# that nontemporal stores are filling, plus one, and which bytes of it they have filled; MARKED: how many
+# pages of the page cache it has flushed since its last fence; WAITED: how long the last load waited for
+# a line-fill buffer.
+(CLOCK, CAME, STORED, DURABLE, RETIRED, NEXT, COMBINED, MASK, MARKED, WAITED) = range(10)
+RINGS = 16  # then those pages; when each line-fill buffer comes free; when each of the window has retired
 MARKS = 64
 FULL = -1  # a mask of 64 bytes
 
@@ -65,23 +64,24 @@ class Core(Component):
 
 
 @inline
-def block_of(s: Vector, thread: int) -> int:
+def block_of(s: State, thread: int) -> int:
     """Where a thread's block is."""
     return s[CORE] + HEADER + thread * s[s[CORE] + BLOCK]
 
 
 @part
-def miss_slot(s: Vector, b: int) -> int:
-    """The place of the line-fill buffer that is next: when it comes free; to be set by whom it serves."""
-    place = b + RINGS + MARKS + s[b + NEXT_MISS]
-    s[b + NEXT_MISS] += 1
-    if s[b + NEXT_MISS] == s[s[CORE] + OUTSTANDING]:
-        s[b + NEXT_MISS] = 0
+def miss_slot(s: State, b: int) -> int:
+    """The place of the line-fill buffer that comes free first: when it does; to be set by whom it serves."""
+    base = b + RINGS + MARKS
+    place = base
+    for i in range(base + 1, base + s[s[CORE] + OUTSTANDING]):
+        if s[i] < s[place]:
+            place = i
     return place
 
 
 @part
-def fetch(s: Vector, g: Vector, line: int, t: int) -> int:
+def fetch(s: State, g: State, line: int, t: int) -> int:
     """A line from behind the caches."""
     if s[PAGES]:
         return pagecache.fetch(s, line, t)
@@ -89,7 +89,7 @@ def fetch(s: Vector, g: Vector, line: int, t: int) -> int:
 
 
 @part
-def write_back(s: Vector, g: Vector, line: int, t: int) -> int:
+def write_back(s: State, g: State, line: int, t: int) -> int:
     """A line to what is behind the caches; when it is there."""
     if s[PAGES]:
         return pagecache.write_back(s, line, t)
@@ -97,7 +97,7 @@ def write_back(s: Vector, g: Vector, line: int, t: int) -> int:
 
 
 @part
-def _put(s: Vector, c: int, line: int) -> int:
+def _put(s: State, c: int, line: int) -> int:
     """A dirty line of the cache above comes down; returns the one that leaves, or NONE."""
     place = caches.find(s, c, line)
     if place >= 0:
@@ -107,27 +107,27 @@ def _put(s: Vector, c: int, line: int) -> int:
 
 
 @part
-def _leave(s: Vector, g: Vector, line: int, t: int) -> int:
+def _leave(s: State, g: State, line: int, t: int) -> int:
     """A dirty line leaves the last-level cache; when it has been taken over."""
     return write_back(s, g, line, t) if line >= 0 else t
 
 
 @part
-def _leave_l2(s: Vector, g: Vector, line: int, t: int) -> int:
+def _leave_l2(s: State, g: State, line: int, t: int) -> int:
     if line < 0:
         return t
     return _leave(s, g, _put(s, s[LLC], line), t)
 
 
 @part
-def _leave_l1(s: Vector, g: Vector, line: int, t: int) -> int:
+def _leave_l1(s: State, g: State, line: int, t: int) -> int:
     if line < 0:
         return t
     return _leave_l2(s, g, _put(s, s[L2], line), t)
 
 
 @inline
-def bring(s: Vector, g: Vector, b: int, line: int, dirty: int, t: int) -> int:
+def bring(s: State, g: State, b: int, line: int, dirty: int, t: int) -> int:
     """Bring a line into the caches, for a load or store that is issued at t; when it is there."""
     c = s[L1]
     if caches.use(s, c, line, dirty):
@@ -136,7 +136,7 @@ def bring(s: Vector, g: Vector, b: int, line: int, dirty: int, t: int) -> int:
 
 
 @part
-def _miss(s: Vector, g: Vector, b: int, line: int, dirty: int, t: int) -> int:
+def _miss(s: State, g: State, b: int, line: int, dirty: int, t: int) -> int:
     """The same for a line that isn't in the first cache."""
     c = s[L2]
     if caches.use(s, c, line, 0):
@@ -163,7 +163,7 @@ def _miss(s: Vector, g: Vector, b: int, line: int, dirty: int, t: int) -> int:
 
 
 @inline
-def load(s: Vector, g: Vector, b: int, line: int, dependent: bool) -> None:
+def load(s: State, g: State, b: int, line: int, dependent: bool) -> None:
     """A thread loads from a line."""
     k = s[CORE]
     s[k + LOADS] += 1
@@ -185,7 +185,7 @@ def load(s: Vector, g: Vector, b: int, line: int, dependent: bool) -> None:
 
 
 @inline
-def _retire(s: Vector, k: int, b: int, place: int) -> None:
+def _retire(s: State, k: int, b: int, place: int) -> None:
     s[place] = s[b + RETIRED]
     s[b + NEXT] += 1
     if s[b + NEXT] == s[k + WINDOW]:
@@ -193,7 +193,7 @@ def _retire(s: Vector, k: int, b: int, place: int) -> None:
 
 
 @inline
-def store(s: Vector, g: Vector, b: int, line: int) -> None:
+def store(s: State, g: State, b: int, line: int) -> None:
     """A thread stores to a line."""
     k = s[CORE]
     s[k + STORES] += 1
@@ -210,7 +210,7 @@ def store(s: Vector, g: Vector, b: int, line: int) -> None:
 
 
 @part
-def flush(s: Vector, g: Vector, b: int, line: int) -> None:
+def flush(s: State, g: State, b: int, line: int) -> None:
     """A thread has a line written back (CLWB); it stays in the caches, clean."""
     k = s[CORE]
     s[k + FLUSHES] += 1
@@ -228,7 +228,7 @@ def flush(s: Vector, g: Vector, b: int, line: int) -> None:
 
 
 @part
-def _clean(s: Vector, line: int) -> bool:
+def _clean(s: State, line: int) -> bool:
     one, two, three = (
         caches.clean(s, s[L1], line),
         caches.clean(s, s[L2], line),
@@ -238,7 +238,7 @@ def _clean(s: Vector, line: int) -> bool:
 
 
 @part
-def stream(s: Vector, g: Vector, b: int, line: int, mask: int) -> None:
+def stream(s: State, g: State, b: int, line: int, mask: int) -> None:
     """A thread stores to bytes of a line, past the caches; parts of one line are combined."""
     k = s[CORE]
     s[k + STREAMED] += 1
@@ -263,7 +263,7 @@ def stream(s: Vector, g: Vector, b: int, line: int, mask: int) -> None:
 
 
 @part
-def combine(s: Vector, g: Vector, b: int) -> None:
+def combine(s: State, g: State, b: int) -> None:
     """What the write-combining buffer holds leaves it."""
     if s[b + COMBINED]:
         line = s[b + COMBINED] - 1
@@ -272,7 +272,7 @@ def combine(s: Vector, g: Vector, b: int) -> None:
 
 
 @part
-def _send(s: Vector, g: Vector, b: int, line: int, mask: int) -> None:
+def _send(s: State, g: State, b: int, line: int, mask: int) -> None:
     slot = miss_slot(s, b)
     t = max(s[b + CLOCK], s[slot])
     there = engine.write_back(s, g, line, t) if mask == FULL else engine.write_part(s, g, line, t)
@@ -281,7 +281,7 @@ def _send(s: Vector, g: Vector, b: int, line: int, mask: int) -> None:
 
 
 @part
-def fence(s: Vector, g: Vector, b: int) -> None:
+def fence(s: State, g: State, b: int) -> None:
     """A thread waits until what it has flushed is durable."""
     s[s[CORE] + FENCES] += 1
     combine(s, g, b)
@@ -293,7 +293,7 @@ def fence(s: Vector, g: Vector, b: int) -> None:
 
 
 @part
-def _mark(s: Vector, g: Vector, b: int, page: int) -> None:
+def _mark(s: State, g: State, b: int, page: int) -> None:
     """A page of the page cache is to be synced at the next fence."""
     marks = b + RINGS
     for i in range(s[b + MARKED]):
@@ -306,8 +306,8 @@ def _mark(s: Vector, g: Vector, b: int, page: int) -> None:
 
 
 @part
-def sync(s: Vector, g: Vector, b: int) -> None:
-    """msync() of the pages that a thread has marked."""
+def sync(s: State, g: State, b: int) -> None:
+    """A thread calls msync() on the pages that it has marked."""
     call(s, b)
     t = s[b + CLOCK]
     for i in range(s[b + MARKED]):
@@ -316,7 +316,7 @@ def sync(s: Vector, g: Vector, b: int) -> None:
 
 
 @part
-def call(s: Vector, b: int) -> None:
+def call(s: State, b: int) -> None:
     """A thread enters the kernel, when its stores have their lines."""
     k = s[CORE]
     s[k + CALLS] += 1
@@ -324,8 +324,8 @@ def call(s: Vector, b: int) -> None:
 
 
 @part
-def fsync(s: Vector, g: Vector, b: int) -> None:
-    """fsync() of the device's one file, in a thread."""
+def fsync(s: State, g: State, b: int) -> None:
+    """A thread has the one file of the device made durable by a system call."""
     call(s, b)
     if s[PAGES]:
         s[b + MARKED] = 0
@@ -335,14 +335,14 @@ def fsync(s: Vector, g: Vector, b: int) -> None:
 
 
 @part
-def transfer(s: Vector, g: Vector, b: int, address: int, size: int, dirty: int) -> None:
-    """read() or write() through the page cache, in a thread."""
+def transfer(s: State, g: State, b: int, address: int, size: int, dirty: int) -> None:
+    """A thread calls read() or write(), through the page cache."""
     call(s, b)
     s[b + CLOCK] = pagecache.use_range(s, g, address, size, dirty, s[b + CLOCK])
 
 
 @part
-def work(s: Vector, b: int, count: int) -> None:
+def work(s: State, b: int, count: int) -> None:
     """A thread executes instructions that touch no memory of the trace."""
     k = s[CORE]
     s[k + WORK] += count
@@ -354,7 +354,7 @@ def work(s: Vector, b: int, count: int) -> None:
 
 
 @part
-def finished(s: Vector) -> int:
+def finished(s: State) -> int:
     """When the last thread is done."""
     last = 0
     for thread in range(THREADS):

@@ -6,7 +6,8 @@ data on the same DIMMs. What persists them:
 
 - write-through: with every line of data goes its counter line (Zuo et al., SuperMem); with `coalesce`
   a counter line that still waits in the queue takes the new one's place (their CWC, and SecPM's CWR).
-- write-back: a changed counter line is written when it leaves the cache, and after `stop_loss` changes; what
+- write-back: a line of counters is written when it leaves the cache, and when one of them has changed
+  `stop_loss` times; what
   a power failure takes away is found again by trial (Ye et al., Osiris).
 - battery: when it leaves the cache; the cache survives a power failure.
 
@@ -23,14 +24,14 @@ from mktme.crypto.kernel import part
 from mktme.errors import TimingError
 from mktme.timing import caches, cells, controller, growing
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import PMEM, Vector, Words, ps
+from mktme.timing.words import PMEM, State, Words, ps
 from pmem.geometry import LINE, PAGE
 
 POLICIES = ("write-through", "write-back", "battery")
 THROUGH, BACK, BATTERY = range(3)
 # Words of the header. FETCHED, WRITTEN: lines of counters; TREE_FETCHED, TREE_WRITTEN: nodes; FORCED: counter
 # lines that the stop-loss wrote; OVERFLOWS: pages that were encrypted anew.
-(CACHE, BASE, POLICY, STOP_LOSS, COALESCE, LEVELS, HASH, STARTS) = range(8)
+(CACHE, BASE, POLICY, STOP_LOSS, COALESCE, LEVELS, HASH, PER_PAGE, STARTS) = range(9)
 (FETCHED, WRITTEN, TREE_FETCHED, TREE_WRITTEN, FORCED, OVERFLOWS) = range(24, 30)
 HEADER = 32
 ARITY = 8
@@ -47,10 +48,19 @@ class Counters(Component):
 
     policy: str = parameter("write-through", "", "what is compared: write-through, write-back, battery")
     coalesce: bool = parameter(False, "", "Zuo et al., MICRO 2019: counter write coalescing")
-    stop_loss: int = parameter(4, "", "Ye et al., MICRO 2018 (Osiris): written at every 4th change", low=1)
+    stop_loss: int = parameter(
+        4, "", "Ye et al., MICRO 2018 (Osiris): a counter's 4th change", low=1, high=127
+    )
     size: int = parameter(256 << 10, "B", "Zuo et al., MICRO 2019: 256 KiB", low=LINE)
     ways: int = parameter(8, "", "Zuo et al., MICRO 2019", low=1, high=64)
     latency_ns: float = parameter(2.6, "ns", "Zuo et al., MICRO 2019: 8 cycles, at 3.1 GHz")
+    per_page: int = parameter(
+        1,
+        "",
+        "2: a line of the file's counters beside the memory's, for a second pad (FsEncr)",
+        low=1,
+        high=2,
+    )
     tree: bool = parameter(False, "", "what is compared: an integrity tree over the counters")
     hash_ns: float = parameter(40.0, "ns", "Ye et al., MICRO 2018: as AES")
 
@@ -71,18 +81,19 @@ class Counters(Component):
         words[place + STOP_LOSS] = self.stop_loss
         words[place + COALESCE] = self.coalesce
         words[place + HASH] = ps(self.hash_ns)
-        for level, start in enumerate(starts(lines) if self.tree else ()):
+        words[place + PER_PAGE] = self.per_page
+        for level, start in enumerate(starts(lines, self.per_page) if self.tree else ()):
             words[place + STARTS + level] = start
             words[place + LEVELS] = level
         return place
 
 
-def starts(lines: int) -> list[int]:
+def starts(lines: int, per_page: int) -> list[int]:
     """Of each level of the tree, counters first, the number of its first node; the root isn't stored.
 
     The last entry is the number of all nodes.
     """
-    found, count, total = [0], -(-lines // PAGE_LINES), 0
+    found, count, total = [0], -(-lines // PAGE_LINES) * per_page, 0
     while count > 1 or total == 0:
         total += count
         found.append(total)
@@ -91,7 +102,7 @@ def starts(lines: int) -> list[int]:
 
 
 @part
-def _parent(s: Vector, c: int, node: int) -> int:
+def _parent(s: State, c: int, node: int) -> int:
     """The node above, or -1 below the root."""
     level = 0
     while node >= s[c + STARTS + level + 1]:
@@ -102,18 +113,21 @@ def _parent(s: Vector, c: int, node: int) -> int:
 
 
 @part
-def _write(s: Vector, g: Vector, c: int, node: int, t: int) -> int:
+def _write(s: State, g: State, c: int, node: int, t: int) -> int:
     """Write a counter line or a node to the device; when it is durable."""
     if s[c + LEVELS] and node >= s[c + STARTS + 1]:
         s[c + TREE_WRITTEN] += 1
     else:
         s[c + WRITTEN] += 1
-        g[growing.slot(g, node) + cells.UPDATES] = 0
+        if s[c + POLICY] == BACK:
+            base = growing.slot(g, node) + cells.UPDATES
+            for i in range(PAGE_LINES // 8):
+                g[base + i] = 0
     return controller.write(s, s[PMEM], s[c + BASE] + node, t)
 
 
 @part
-def _written(s: Vector, g: Vector, c: int, node: int, t: int) -> None:
+def _written(s: State, g: State, c: int, node: int, t: int) -> None:
     """A node has been written: its parent changes, which may push another one out of the cache.
 
     It ends: each turn puts a changed node into the cache that is nearer to the root than one that was.
@@ -134,7 +148,7 @@ def _written(s: Vector, g: Vector, c: int, node: int, t: int) -> None:
 
 
 @part
-def _take_in(s: Vector, g: Vector, c: int, node: int, t: int) -> None:
+def _take_in(s: State, g: State, c: int, node: int, t: int) -> None:
     """A fetched counter line or node goes into the cache."""
     victim = caches.insert(s, s[c + CACHE], node, 0)
     if victim >= 0:
@@ -143,10 +157,19 @@ def _take_in(s: Vector, g: Vector, c: int, node: int, t: int) -> None:
 
 
 @part
-def for_read(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
+def for_read(s: State, g: State, c: int, line: int, t: int) -> int:
     """When a line's counter, asked for at t, is known and verified."""
+    node = line // PAGE_LINES * s[c + PER_PAGE]
+    known = _known(s, g, c, node, t)
+    if s[c + PER_PAGE] == 2:
+        known = max(known, _known(s, g, c, node + 1, t))
+    return known
+
+
+@part
+def _known(s: State, g: State, c: int, node: int, t: int) -> int:
+    """The same for a line of counters."""
     cache = s[c + CACHE]
-    node = line // PAGE_LINES
     t += s[cache + caches.DELAY]
     if caches.use(s, cache, node, 0):
         return t
@@ -167,7 +190,7 @@ def for_read(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
 
 
 @part
-def for_write(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
+def for_write(s: State, g: State, c: int, line: int, t: int) -> int:
     """When a line's next counter is known; the other lines of its page are encrypted anew if it overflows."""
     known = for_read(s, g, c, line, t)
     base, number = growing.slot(g, line // PAGE_LINES) + cells.MINORS, line % PAGE_LINES
@@ -188,9 +211,18 @@ def for_write(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
 
 
 @part
-def update(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
+def update(s: State, g: State, c: int, line: int, t: int) -> int:
     """A line's counter has changed at t: when what must be durable of it is."""
-    node = line // PAGE_LINES
+    node = line // PAGE_LINES * s[c + PER_PAGE]
+    durable = _update(s, g, c, node, line % PAGE_LINES, t)
+    if s[c + PER_PAGE] == 2:
+        durable = max(durable, _update(s, g, c, node + 1, line % PAGE_LINES, t))
+    return durable
+
+
+@part
+def _update(s: State, g: State, c: int, node: int, number: int, t: int) -> int:
+    """The same for a counter of a line of counters."""
     policy = s[c + POLICY]
     if policy == THROUGH:
         if s[c + COALESCE] and controller.waiting(s, s[PMEM], s[c + BASE] + node, t):
@@ -206,9 +238,9 @@ def update(s: Vector, g: Vector, c: int, line: int, t: int) -> int:
         _written(s, g, c, node, t)
         return durable
     if policy == BACK:
-        updates = growing.slot(g, node) + cells.UPDATES
-        g[updates] += 1
-        if g[updates] >= s[c + STOP_LOSS]:
+        word, bits = growing.slot(g, node) + cells.UPDATES + number // 8, 8 * (number % 8)
+        g[word] += 1 << bits
+        if (g[word] >> bits) & 0xFF >= s[c + STOP_LOSS]:
             s[c + FORCED] += 1
             s[place] &= ~1
             durable = _write(s, g, c, node, t)

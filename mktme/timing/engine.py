@@ -15,7 +15,7 @@ from mktme.errors import TimingError
 from mktme.timing import cells, controller, counters
 from mktme.timing.counters import Counters
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import ENGINE, PMEM, Vector, Words, ps
+from mktme.timing.words import ENGINE, PMEM, State, Words, ps
 
 MODES = ("none", "xts", "counter")
 NONE, XTS, COUNTER = range(3)
@@ -67,7 +67,7 @@ class Engine(Component):
 
 
 @part
-def _enter(s: Vector, e: int, t: int) -> int:
+def _enter(s: State, e: int, t: int) -> int:
     """How long a line that is asked for at t waits for its turn in the pipeline."""
     start = max(t, s[e + FREE])
     s[e + FREE] = start + s[e + LINE]
@@ -76,7 +76,7 @@ def _enter(s: Vector, e: int, t: int) -> int:
 
 
 @part
-def fetch(s: Vector, g: Vector, line: int, t: int) -> int:
+def fetch(s: State, g: State, line: int, t: int) -> int:
     """When a line of the device, asked for at t, has come as plaintext."""
     e = s[ENGINE]
     s[e + READS] += 1
@@ -92,7 +92,7 @@ def fetch(s: Vector, g: Vector, line: int, t: int) -> int:
 
 
 @part
-def write_back(s: Vector, g: Vector, line: int, t: int) -> int:
+def write_back(s: State, g: State, line: int, t: int) -> int:
     """When a whole line, handed over at t, is durable."""
     e = s[ENGINE]
     s[e + WRITES] += 1
@@ -110,7 +110,7 @@ def write_back(s: Vector, g: Vector, line: int, t: int) -> int:
 
 
 @part
-def write_part(s: Vector, g: Vector, line: int, t: int) -> int:
+def write_part(s: State, g: State, line: int, t: int) -> int:
     """The same for some bytes of a line: under encryption it is read first."""
     s[s[ENGINE] + PARTIAL] += 1
     if s[s[ENGINE] + MODE] != NONE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mktme.crypto.kernel import inline, kernel, part
-from mktme.timing.words import Vector, words_at
+from mktme.timing.words import State, Vector, words_at
 
 MASK, COUNT, LIMIT, WORDS, SLOTS = range(5)
 TABLE = 8  # pairs: a page's number plus one, the place of its slot
@@ -33,13 +33,13 @@ def grown(table: Vector) -> Vector:
 
 
 @inline
-def full(g: Vector, pages: int) -> bool:
+def full(g: State, pages: int) -> bool:
     """Whether an access to some pages might need more room than there is."""
     return g[COUNT] + pages + MARGIN > g[LIMIT]
 
 
 @part
-def slot(g: Vector, page: int) -> int:
+def slot(g: State, page: int) -> int:
     """Where a page's slot is; it gets one at first use."""
     mask = g[MASK]
     at = (page * -7046029254386353131 >> 20) & mask  # 2**64 / golden ratio

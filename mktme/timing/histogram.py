@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mktme.crypto.kernel import inline
-from mktme.timing.words import Vector, Words
+from mktme.timing.words import State, Vector, Words
 
 SUM, MOST = 0, 1
 HEADER = 8
@@ -19,7 +19,7 @@ def lay(words: Words) -> int:
 
 
 @inline
-def count(s: Vector, h: int, value: int) -> None:
+def count(s: State, h: int, value: int) -> None:
     """A value of at least 0."""
     s[h + SUM] += value
     if value > s[h + MOST]:

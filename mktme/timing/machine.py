@@ -11,7 +11,7 @@ import numpy as np
 
 from mktme.errors import TimingError, TraceError
 from mktme.timing import cells, growing, histogram, presets, simulate
-from mktme.timing.access import KINDS, Chunk
+from mktme.timing.access import KINDS, Chunk, Column
 from mktme.timing.caches import Cache
 from mktme.timing.controller import Controller
 from mktme.timing.core import Core
@@ -147,22 +147,40 @@ class Machine:
         words[CELLS] = cells.lay(words, model, data)
         return words.vector()
 
-    def run(self, chunks: Iterable[Chunk]) -> Result:
-        """Replay a trace. Raises TraceError at a record that can't be: none of it counts then."""
-        run = Run(self)
+    def run(self, chunks: Iterable[Chunk], warm_up: int = 0) -> Result:
+        """Replay a trace, the first `warm_up` records of which aren't counted.
+
+        Raises TraceError at a record that can't be: none of it counts then.
+        """
+        run = Run(self, warm_up)
         for chunk in chunks:
             run.feed(chunk)
         return run.finish()
 
 
+def _queues(thread: Column | None, first: int, end: int) -> tuple[Column, Column]:
+    """Of each thread its first record, and of each record its thread's next one; -1: none."""
+    if thread is None:
+        return _NO_TIMES, _NO_TIMES
+    own = thread[first:end]
+    order = np.argsort(own, kind="stable")
+    sorted_threads = own[order]
+    following, heads = np.full(end, -1, np.int64), np.full(int(own.max(initial=0)) + 1, -1, np.int64)
+    same = sorted_threads[1:] == sorted_threads[:-1]
+    following[first + order[:-1][same]] = first + order[1:][same]
+    begins = np.concatenate([[True], ~same]) if len(own) else np.empty(0, bool)
+    heads[sorted_threads[begins]] = first + order[begins]
+    return heads, following
+
+
 class Run:
     """A machine at work. Not thread-safe; other runs may go on in other threads (the GIL is released)."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, warm_up: int = 0) -> None:
+        self.machine, self.warm_up = machine, warm_up
         self._s: Vector | None = None
         self._g = growing.new(cells.WITHOUT_DATA)
-        self._records, self._time = 0, 0
+        self._records, self._time, self._began = 0, 0, 0
 
     def feed(self, chunk: Chunk) -> None:
         """The next accesses. Raises TraceError, which names the record; the run is of no use then."""
@@ -172,27 +190,38 @@ class Run:
             if data:
                 self._g = growing.new(cells.WITH_DATA)
         self._check_times(chunk)
+        cold = min(len(chunk), self.warm_up - self._records)
+        if cold > 0:
+            self._run(chunk, self._s, 0, cold)
+            if self._records == self.warm_up:
+                self._began = simulate.settle(self._s)
+        self._run(chunk, self._s, max(0, cold), len(chunk))
+
+    def _run(self, chunk: Chunk, s: Vector, first: int, end: int) -> None:
         empty = _NO_TIMES
-        at = line = 0
-        while at < len(chunk):
-            reason, at, line = simulate.run(
-                self._s,
+        heads, following = _queues(chunk.thread, first, end)
+        at = first
+        while True:
+            reason, at = simulate.run(
+                s,
                 self._g,
-                chunk.kind,
+                chunk.kind[:end],
                 chunk.address.view(np.int64),  # the kernel's numbers are signed
                 chunk.size,
                 _NONE if chunk.thread is None else chunk.thread,
                 empty if chunk.time is None else chunk.time,
                 _NONE if chunk.data is None else chunk.data,
                 empty if chunk.offsets is None else chunk.offsets,
+                heads,
+                following,
                 at,
-                line,
             )
-            if reason == simulate.ROOM:
-                self._g = growing.grown(self._g)
-            elif reason != simulate.FINE:
+            if reason == simulate.FINE:
+                break
+            if reason != simulate.ROOM:
                 self._refuse(chunk, at, reason)
-        self._records += len(chunk)
+            self._g = growing.grown(self._g)
+        self._records += end - first
 
     def _check_times(self, chunk: Chunk) -> None:
         times = chunk.time
@@ -221,4 +250,8 @@ class Run:
         """What came out. The run is over."""
         s = self.machine.lay(False) if self._s is None else self._s
         over, lines, pages = simulate.finish(s, self._g)
-        return collect(self.machine, s, self._records, over, lines, pages)
+        if self._records < self.warm_up:
+            raise TraceError(
+                f"the trace ends after {self._records} records, in a warm-up of {self.warm_up}: shorten it"
+            )
+        return collect(self.machine, s, self._records - self.warm_up, over - self._began, lines, pages)

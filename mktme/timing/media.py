@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mktme.crypto.kernel import part
 from mktme.errors import TimingError
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import Vector, Words, ps
+from mktme.timing.words import State, Words, ps
 from pmem.geometry import LINE
 
 # Words of the header. READS, WRITES: of the cells, in units (WRITES in lines, unless whole units are
@@ -95,7 +95,7 @@ class Media(Component):
 
 
 @part
-def serve_read(s: Vector, at: int, t: int, reading: int, writing: int) -> int:
+def serve_read(s: State, at: int, t: int, reading: int, writing: int) -> int:
     """When a server (free for reads at s[at], for writes at s[at + 1]) begins a read that comes at t."""
     start = max(t, s[at])
     behind = s[at + 1] - start
@@ -108,7 +108,7 @@ def serve_read(s: Vector, at: int, t: int, reading: int, writing: int) -> int:
 
 
 @part
-def serve_write(s: Vector, at: int, t: int, writing: int) -> int:
+def serve_write(s: State, at: int, t: int, writing: int) -> int:
     """When it begins a write that comes at t."""
     start = max(t, s[at], s[at + 1])
     s[at + 1] = start + writing
@@ -126,7 +126,7 @@ def ones(value: int) -> int:
 
 
 @part
-def read(s: Vector, m: int, channel: int, line: int, t: int) -> int:
+def read(s: State, m: int, channel: int, line: int, t: int) -> int:
     """When a channel's line, asked for at t, has come; lines of a channel are numbered from 0."""
     block = m + HEADER + channel * s[m + CHANNEL]
     unit = line >> s[m + SHIFT]
@@ -146,7 +146,7 @@ def read(s: Vector, m: int, channel: int, line: int, t: int) -> int:
 
 
 @part
-def write(s: Vector, m: int, channel: int, line: int, t: int) -> int:
+def write(s: State, m: int, channel: int, line: int, t: int) -> int:
     """When a line that comes at t has been taken over by the media."""
     block = m + HEADER + channel * s[m + CHANNEL]
     unit = line >> s[m + SHIFT]
@@ -165,7 +165,7 @@ def write(s: Vector, m: int, channel: int, line: int, t: int) -> int:
 
 
 @part
-def _use(s: Vector, m: int, block: int, unit: int) -> int:
+def _use(s: State, m: int, block: int, unit: int) -> int:
     """A unit's entry in the buffer, the last used one of its set from now on, or -1."""
     ways = s[m + WAYS]
     base = block + 2 * s[m + BANKS] + ENTRY * ways * (unit & (s[m + SETS] - 1))
@@ -182,7 +182,7 @@ def _use(s: Vector, m: int, block: int, unit: int) -> int:
 
 
 @part
-def _open(s: Vector, m: int, block: int, unit: int, lines: int, ready: int, t: int) -> int:
+def _open(s: State, m: int, block: int, unit: int, lines: int, ready: int, t: int) -> int:
     """Take a unit into the buffer; when there is room for it, after the write of one that leaves began."""
     ways = s[m + WAYS]
     base = block + 2 * s[m + BANKS] + ENTRY * ways * (unit & (s[m + SETS] - 1))
@@ -196,7 +196,7 @@ def _open(s: Vector, m: int, block: int, unit: int, lines: int, ready: int, t: i
 
 
 @part
-def _write_back(s: Vector, m: int, block: int, unit: int, lines: int, t: int) -> int:
+def _write_back(s: State, m: int, block: int, unit: int, lines: int, t: int) -> int:
     """Write a unit's dirty lines to the cells; when that begins."""
     bank = block + 2 * (unit & (s[m + BANKS] - 1))
     if lines != s[m + ALL]:
@@ -213,7 +213,7 @@ def _write_back(s: Vector, m: int, block: int, unit: int, lines: int, t: int) ->
 
 
 @part
-def drain(s: Vector, m: int) -> None:
+def drain(s: State, m: int) -> None:
     """Write back what the buffers hold, as a power failure or a quiet moment does: for the counts."""
     for channel in range(s[m + BLOCKS]):
         block = m + HEADER + channel * s[m + CHANNEL]

@@ -16,7 +16,7 @@ from mktme.crypto.kernel import part
 from mktme.errors import TimingError
 from mktme.timing import caches, cells, controller
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import DRAM, PAGES, PMEM, Vector, Words, ps
+from mktme.timing.words import DRAM, PAGES, PMEM, State, Words, ps
 from pmem.geometry import LINE, PAGE
 
 CRYPTS = ("none", "software", "inline")
@@ -77,19 +77,19 @@ class PageCache(Component):
 
 
 @part
-def fetch(s: Vector, line: int, t: int) -> int:
+def fetch(s: State, line: int, t: int) -> int:
     """When a line of a page in DRAM, asked for at t, has come."""
     return controller.read(s, s[DRAM], line, t)
 
 
 @part
-def write_back(s: Vector, line: int, t: int) -> int:
+def write_back(s: State, line: int, t: int) -> int:
     """When a line of a page is back in DRAM."""
     return controller.write(s, s[DRAM], line, t)
 
 
 @part
-def _cipher(s: Vector, p: int, t: int) -> int:
+def _cipher(s: State, p: int, t: int) -> int:
     """4 KiB go through the cipher at t; when they have."""
     mode = s[p + MODE]
     if mode == NONE:
@@ -105,7 +105,7 @@ def _cipher(s: Vector, p: int, t: int) -> int:
 
 
 @part
-def _read_page(s: Vector, p: int, page: int, t: int) -> int:
+def _read_page(s: State, p: int, page: int, t: int) -> int:
     """A page comes from the device; when its plaintext is in DRAM."""
     s[p + READ] += 1
     s[p + COPIED] += PAGE
@@ -117,7 +117,7 @@ def _read_page(s: Vector, p: int, page: int, t: int) -> int:
 
 
 @part
-def _write_page(s: Vector, g: Vector, p: int, page: int, t: int) -> int:
+def _write_page(s: State, g: State, p: int, page: int, t: int) -> int:
     """A page goes to the device; when it is durable there."""
     s[p + WRITTEN] += 1
     s[p + COPIED] += PAGE
@@ -130,7 +130,7 @@ def _write_page(s: Vector, g: Vector, p: int, page: int, t: int) -> int:
 
 
 @part
-def _list(s: Vector, p: int, page: int) -> None:
+def _list(s: State, p: int, page: int) -> None:
     """Remember that a page has become dirty."""
     if s[p + DIRTY] == s[p + ROOM]:  # entries of pages that were evicted or synced since: anew
         c, count = s[p + CACHE], 0
@@ -144,7 +144,7 @@ def _list(s: Vector, p: int, page: int) -> None:
 
 
 @part
-def _take_in(s: Vector, g: Vector, p: int, page: int, t: int) -> None:
+def _take_in(s: State, g: State, p: int, page: int, t: int) -> None:
     """A page comes into the cache, clean; another may leave."""
     victim = caches.insert(s, s[p + CACHE], page, 0)
     if victim >= 0:
@@ -153,7 +153,7 @@ def _take_in(s: Vector, g: Vector, p: int, page: int, t: int) -> None:
 
 
 @part
-def _use(s: Vector, p: int, page: int, dirty: int) -> bool:
+def _use(s: State, p: int, page: int, dirty: int) -> bool:
     """Use a page that is in the cache; False if it isn't."""
     c = s[p + CACHE]
     if not caches.use(s, c, page, 0):
@@ -167,7 +167,7 @@ def _use(s: Vector, p: int, page: int, dirty: int) -> bool:
 
 
 @part
-def touch(s: Vector, g: Vector, line: int, dirty: int, t: int) -> int:
+def touch(s: State, g: State, line: int, dirty: int, t: int) -> int:
     """A mapped line is used at t: when its page is there."""
     p = s[PAGES]
     page = line // LINES
@@ -182,7 +182,7 @@ def touch(s: Vector, g: Vector, line: int, dirty: int, t: int) -> int:
 
 
 @part
-def sync_page(s: Vector, g: Vector, page: int, t: int) -> int:
+def sync_page(s: State, g: State, page: int, t: int) -> int:
     """Write a page if it is dirty; when it is durable."""
     p = s[PAGES]
     if caches.clean(s, s[p + CACHE], page):
@@ -191,7 +191,7 @@ def sync_page(s: Vector, g: Vector, page: int, t: int) -> int:
 
 
 @part
-def sync_all(s: Vector, g: Vector, t: int) -> int:
+def sync_all(s: State, g: State, t: int) -> int:
     """Write all dirty pages, in the order in which they became so; when they are durable."""
     p = s[PAGES]
     for i in range(s[p + DIRTY]):
@@ -201,7 +201,7 @@ def sync_all(s: Vector, g: Vector, t: int) -> int:
 
 
 @part
-def use_range(s: Vector, g: Vector, address: int, size: int, dirty: int, t: int) -> int:
+def use_range(s: State, g: State, address: int, size: int, dirty: int, t: int) -> int:
     """read() or write() of a range at t: pages are brought in, bytes copied; when that is done.
 
     Pages that are written whole aren't read first.

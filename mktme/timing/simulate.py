@@ -7,8 +7,36 @@ from typing import Any
 import numpy as np
 
 from mktme.crypto.kernel import kernel, part
-from mktme.timing import access, caches, cells, controller, core, growing, media, pagecache
-from mktme.timing.words import CELLS, DRAM, L1, L2, LLC, PAGES, PMEM, SIZE, Vector, words_at
+from mktme.timing import (
+    access,
+    caches,
+    cells,
+    controller,
+    core,
+    counters,
+    engine,
+    growing,
+    histogram,
+    media,
+    pagecache,
+)
+from mktme.timing.words import (
+    CELLS,
+    CORE,
+    DRAM,
+    ENGINE,
+    L1,
+    L2,
+    LATENCIES,
+    LLC,
+    PAGES,
+    PMEM,
+    RESUME,
+    SIZE,
+    State,
+    Vector,
+    words_at,
+)
 from pmem.geometry import LINE, PAGE
 
 READ, WRITE, FLUSH, FENCE = access.READ, access.WRITE, access.FLUSH, access.FENCE
@@ -34,70 +62,110 @@ def run(
     times: Any,
     data: Any,
     offsets: Any,
+    heads: Any,
+    following: Any,
     at: int,
-    line_at: int,
-) -> tuple[int, int, int]:
-    """Run the records from number `at` on, the first of them from its line number `line_at` on.
+) -> tuple[int, int]:
+    """Run the records from number `at` on; or, where there are `heads`, of each thread the record that it
+    names, and what `following` says comes after it, always that of the thread that is least far.
 
-    Returns why it ended, and the record and line that come next. Columns that a trace hasn't are empty;
-    addresses are signed.
+    Returns why it ended, and at which record; to go on call it again with that. Columns that a trace hasn't
+    are empty; addresses are signed.
     """
     s, g = words_at(state.ctypes.data), words_at(table.ctypes.data)
-    limit, paged = s[SIZE], s[PAGES] > 0
-    active = s[s[CELLS] + cells.ACTIVE] > 0
-    for i in range(at, kinds.size):
-        kind, size, address = np.int64(kinds[i]), np.int64(sizes[i]), addresses[i]
-        b = core.block_of(s, np.int64(threads[i]) if threads.size else 0)
-        if line_at == 0 and times.size and times[i] * 1000 > s[b + core.CLOCK]:
-            s[b + core.CLOCK] = times[i] * 1000
-        if kind == WORK:
-            core.work(s, b, size)
-            continue
-        if kind == FENCE:
-            core.fence(s, g, b)
-            continue
-        if kind == FSYNC:
-            core.fsync(s, g, b)
-            continue
-        if kind > DEPENDENT:
-            return UNKNOWN, i, 0
-        if address < 0 or address > limit - size:
-            return BEYOND, i, 0
-        stores = kind == WRITE or kind == NONTEMPORAL or kind == PWRITE
-        calls = kind == PREAD or kind == PWRITE
-        end = address + size
-        if calls and paged:
-            if growing.full(g, size // PAGE + 2):
-                return ROOM, i, 0
-            if active and stores:
-                _store(g, address, end, data, offsets, i)
-            core.transfer(s, g, b, address, size, 1 if stores else 0)
-            continue
-        if calls and line_at == 0:
-            core.call(s, b)
-        first = address // LINE
-        for line in range(first + line_at, (end - 1) // LINE + 1 if size else 0):
-            if growing.full(g, 1):
-                return ROOM, i, line - first
-            low, high = max(address, line * LINE), min(end, line * LINE + LINE)
-            if active and stores:
-                _store_line(g, low, high, data, offsets, i, low - address)
-            if kind == READ or kind == PREAD:
-                core.load(s, g, b, line, False)
-            elif kind == DEPENDENT:
-                core.load(s, g, b, line, line == first)
-            elif kind == WRITE:
-                core.store(s, g, b, line)
-            elif kind == FLUSH:
-                core.flush(s, g, b, line)
-            else:
-                core.stream(s, g, b, line, _mask(low - line * LINE, high - line * LINE))
-        line_at = 0
-    return FINE, kinds.size, 0
+    while True:
+        if heads.size == 0:
+            if at == kinds.size:
+                return FINE, at
+        elif s[RESUME] == 0:
+            at = _least(s, heads)
+            if at < 0:
+                return FINE, kinds.size
+        kind: Any = np.int64(kinds[at])
+        size: Any = np.int64(sizes[at])
+        thread: Any = np.int64(threads[at]) if threads.size else 0
+        b = core.block_of(s, thread)
+        if times.size and s[RESUME] == 0:
+            s[b + core.CLOCK] = max(s[b + core.CLOCK], times[at] * 1000)
+        reason = _record(s, g, b, kind, addresses[at], size, data, offsets, at)
+        if reason != FINE:
+            return reason, at
+        if heads.size:
+            heads[thread] = following[at]
+        else:
+            at += 1
 
 
 @part
-def _store_line(g: Vector, low: int, high: int, data: Any, offsets: Any, record: int, skip: int) -> None:
+def _least(s: State, heads: Any) -> int:
+    """The next record of the thread whose clock is behind all others; -1 when none has any."""
+    found = -1
+    least = 0
+    for thread in range(heads.size):
+        if heads[thread] >= 0:
+            clock = s[core.block_of(s, thread) + core.CLOCK]
+            if found < 0 or clock < least:
+                found, least = heads[thread], clock
+    return found
+
+
+@part
+def _record(
+    s: State, g: State, b: int, kind: int, address: int, size: int, data: Any, offsets: Any, record: int
+) -> int:
+    """One record, from its line number s[RESUME] on; ROOM (and where to go on) if the table is full."""
+    if kind == WORK:
+        core.work(s, b, size)
+        return FINE
+    if kind == FENCE:
+        core.fence(s, g, b)
+        return FINE
+    if kind == FSYNC:
+        core.fsync(s, g, b)
+        return FINE
+    if kind > DEPENDENT:
+        return UNKNOWN
+    if address < 0 or address > s[SIZE] - size:
+        return BEYOND
+    stores = kind in (WRITE, NONTEMPORAL, PWRITE)
+    calls = kind in (PREAD, PWRITE)
+    keeps = stores and s[s[CELLS] + cells.ACTIVE] > 0
+    if growing.full(g, 1):
+        return ROOM
+    end = address + size
+    if calls and s[PAGES] > 0:
+        if growing.full(g, size // PAGE + 2):
+            return ROOM
+        if keeps:
+            _store(g, address, end, data, offsets, record)
+        core.transfer(s, g, b, address, size, 1 if stores else 0)
+        return FINE
+    if calls and s[RESUME] == 0:
+        core.call(s, b)
+    first = address // LINE
+    for line in range(first + s[RESUME], (end - 1) // LINE + 1 if size else 0):
+        if growing.full(g, 1):
+            s[RESUME] = line - first
+            return ROOM
+        low, high = max(address, line * LINE), min(end, line * LINE + LINE)
+        if keeps:
+            _store_line(g, low, high, data, offsets, record, low - address)
+        if kind in (READ, PREAD):
+            core.load(s, g, b, line, False)
+        elif kind == DEPENDENT:
+            core.load(s, g, b, line, line == first)
+        elif kind == WRITE:
+            core.store(s, g, b, line)
+        elif kind == FLUSH:
+            core.flush(s, g, b, line)
+        else:
+            core.stream(s, g, b, line, _mask(low - line * LINE, high - line * LINE))
+    s[RESUME] = 0
+    return FINE
+
+
+@part
+def _store_line(g: State, low: int, high: int, data: Any, offsets: Any, record: int, skip: int) -> None:
     """What a record stores to part of a line, if the trace says it."""
     growing.slot(g, low // PAGE)
     if offsets.size and offsets[record + 1] > offsets[record]:
@@ -105,10 +173,44 @@ def _store_line(g: Vector, low: int, high: int, data: Any, offsets: Any, record:
 
 
 @part
-def _store(g: Vector, address: int, end: int, data: Any, offsets: Any, record: int) -> None:
+def _store(g: State, address: int, end: int, data: Any, offsets: Any, record: int) -> None:
     for line in range(address // LINE, (end - 1) // LINE + 1 if end > address else 0):
         low, high = max(address, line * LINE), min(end, line * LINE + LINE)
         _store_line(g, low, high, data, offsets, record, low - address)
+
+
+@kernel()
+def settle(state: Vector) -> int:
+    """The warm-up is over: threads meet, and counts begin anew. When that is, in ps."""
+    s = words_at(state.ctypes.data)
+    over = core.finished(s)
+    for thread in range(access.THREADS):
+        b = core.block_of(s, thread)
+        s[b + core.CLOCK] = over
+    _clear(s, s[L1] + caches.HITS, 3)
+    _clear(s, s[L2] + caches.HITS, 3)
+    _clear(s, s[LLC] + caches.HITS, 3)
+    _clear(s, s[CORE] + core.LOADS, 8)
+    _clear(s, s[LATENCIES], histogram.HEADER + histogram.BINS)
+    _clear(s, s[CELLS] + cells.LINES, 2)
+    _clear(s, s[ENGINE] + engine.READS, 4)
+    if s[s[ENGINE] + engine.COUNTERS]:
+        c = s[s[ENGINE] + engine.COUNTERS]
+        _clear(s, s[c + counters.CACHE] + caches.HITS, 3)
+        _clear(s, c + counters.FETCHED, 6)
+    for memory in (s[PMEM], s[DRAM]):
+        if memory:
+            _clear(s, memory + controller.READS, 5)
+            _clear(s, s[memory + controller.MEDIA] + media.READS, 5)
+    if s[PAGES]:
+        _clear(s, s[PAGES] + pagecache.FAULTS, 6)
+    return over
+
+
+@part
+def _clear(s: State, first: int, count: int) -> None:
+    for i in range(first, first + count):
+        s[i] = 0
 
 
 @kernel()

@@ -8,7 +8,7 @@ whole picoseconds: sums are exact and a run is the same in chunks of any size.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,21 @@ from numba.extending import intrinsic
 
 Vector = npt.NDArray[np.int64]
 
+
+class State(Protocol):
+    """Words in a kernel; what is counted and compared there are integers."""
+
+    def __getitem__(self, place: int, /) -> int: ...
+    def __setitem__(self, place: int, value: int, /) -> None: ...
+
+
 # What the first words say: where each component lies (0: there is none).
-L1, L2, LLC, CORE, ENGINE, PMEM, DRAM, PAGES, LATENCIES, SIZE, CELLS = range(11)
+# SIZE: bytes of the device; RESUME: the line of a record at which a loop is to go on.
+L1, L2, LLC, CORE, ENGINE, PMEM, DRAM, PAGES, LATENCIES, CELLS, SIZE, RESUME = range(12)
 HEAD = 16
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[untyped-decorator]
 def words_at(typing: Any, address: Any) -> Any:
     """The words at an address, to be indexed like a vector: in kernels, where an array's reference count
     would be changed with every call.

@@ -1,0 +1,1 @@
+"""Experiments with the timing model: replays, and how far to believe it."""
