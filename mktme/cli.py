@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
+from mktme.console import (
+    JsonPath,
+    Seed,
+    check_files,
+    check_folder,
+    listed,
+    output_console,
+    progress_bar,
+    write_json,
+)
 from mktme.errors import MktmeError
 from mktme.fscrypt import crypt as fscrypt
 from mktme.fscrypt import modes
@@ -38,13 +42,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # paragraphs are wrapped at the width of the terminal
     help="A laboratory for encrypted persistent memory.",
 )
-WIDE = 200  # columns of what is written to a file or a pipe
-JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the results to this file, as JSON.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn at random.")]
-
-
-class OutputError(MktmeError, OSError):
-    """A file or folder for results that can't be written."""
 
 
 @app.command()
@@ -104,22 +101,22 @@ def bench(
     for name in groups:
         if name not in known:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="--workload")
-    _check_files({"--json": json_path, "--csv": csv_path})
+    check_files({"--json": json_path, "--csv": csv_path})
     if paths:
-        _bench_paths(_listed(paths), groups, count, seed, rounds, directory, json_path, csv_path, plot)
+        _bench_paths(listed(paths), groups, count, seed, rounds, directory, json_path, csv_path, plot)
         return
     if plot is not None:
         raise typer.BadParameter(
             "there are figures of a comparison of paths only: give --paths", param_hint="--plot"
         )
-    with _progress() as (console, progress):
+    with progress_bar() as (console, progress):
         outcome = overhead.run(
             count, groups, threads=threads, seed=seed, rounds=rounds, folder=directory, progress=progress
         )
-    _write_json(outcome, json_path)
+    write_json(outcome, json_path)
     if csv_path is not None:
         overhead.write_csv(outcome, csv_path)
-    show_bench(outcome, _console())
+    show_bench(outcome, output_console())
     for path in (json_path, csv_path):
         if path is not None:
             console.print(f"results: {path}", highlight=False)
@@ -138,18 +135,18 @@ def _bench_paths(
 ) -> None:
     if plot is not None:
         plots.require()
-        _check_folder("--plot", plot)
-    with _progress() as (console, progress):
+        check_folder("--plot", plot)
+    with progress_bar() as (console, progress):
         outcome = file_paths.run(
             names, groups, size=size, seed=seed, rounds=rounds, folder=folder, progress=progress
         )
-    _write_json(outcome, json_path)
+    write_json(outcome, json_path)
     if csv_path is not None:
         file_paths.write_csv(outcome, csv_path)
     written = [path for path in (json_path, csv_path) if path is not None]
     if plot is not None:
         written += path_plots.save(outcome, plot)
-    show_paths(outcome, _console())
+    show_paths(outcome, output_console())
     for path in written:
         console.print(f"results: {path}", highlight=False)
 
@@ -184,27 +181,27 @@ def compare_iv(
 
     mktme compare-iv --explain xe
     """
-    names = _listed(schemes) if schemes else None
+    names = listed(schemes) if schemes else None
     if explain:
         names = names or [explain.partition("/")[0]]
         check_explained(explain, names)
-    groups = _listed(experiments) if experiments else iv.EXPERIMENTS
-    _check_files({"--json": json_path, "--csv": csv_path})
+    groups = listed(experiments) if experiments else iv.EXPERIMENTS
+    check_files({"--json": json_path, "--csv": csv_path})
     if plot is not None:
         plots.require()
-        _check_folder("--plot", plot)
-    with _progress() as (console, progress):
+        check_folder("--plot", plot)
+    with progress_bar() as (console, progress):
         outcome = iv.run(names, groups, size=size, seed=seed, rounds=rounds, progress=progress)
-    _write_json(outcome, json_path)
+    write_json(outcome, json_path)
     if csv_path is not None:
         iv.write_csv(outcome, csv_path)
     written = [path for path in (json_path, csv_path) if path is not None]
     if plot is not None:
         written += plots.save(outcome, plot)
     if explain:
-        show_scheme(outcome, explain, _console())
+        show_scheme(outcome, explain, output_console())
     else:
-        show_matrix(outcome, _console())
+        show_matrix(outcome, output_console())
     for path in written:
         console.print(f"results: {path}", highlight=False)
 
@@ -269,7 +266,7 @@ def crash_command(
     mktme crash check.py --pmemcheck pmemcheck.log --image pool.before
     """
     writes = {"--log": log, "--image": image} if pmemcheck is None else {}
-    _check_files({"--json": json_path, "--reproduce": reproduce, **writes})
+    check_files({"--json": json_path, "--reproduce": reproduce, **writes})
     if script is None:
         if log is not None or image is not None or pmemcheck is not None or reproduce is not None:
             raise crash.CrashError("name a script: --log, --image, --pmemcheck and --reproduce are about one")
@@ -280,7 +277,7 @@ def crash_command(
         raise crash.CrashError(f"a log is of one run: --log with one scheme, not {len(names)}")
     made = crash.Script(script)
     found, text = {}, ""
-    with _progress() as (_, show):
+    with progress_bar() as (_, show):
         if pmemcheck is not None:
             whole: int | str = "store" if atomicity is None else atomicity
             found[pmemcheck.name] = made.explore_log(
@@ -315,8 +312,8 @@ def crash_command(
                 image=image,
             )
             text = text or again
-    _write_json({name: result.to_json() for name, result in found.items()}, json_path)
-    show_explored(str(script), program if pmemcheck is None else "what the log says", found, _console())
+    write_json({name: result.to_json() for name, result in found.items()}, json_path)
+    show_explored(str(script), program if pmemcheck is None else "what the log says", found, output_console())
     if reproduce is not None and text:
         reproduce.write_text(text)
         Console(stderr=True).print(f"to reproduce it: python {reproduce}", highlight=False)
@@ -325,15 +322,15 @@ def crash_command(
 
 
 def _crash_experiments(scheme: str, seed: int, json_path: Path | None) -> None:
-    names = None if scheme in ("all", "") else _listed(scheme)
-    with _progress() as (_, show):
+    names = None if scheme in ("all", "") else listed(scheme)
+    with progress_bar() as (_, show):
         outcome = {
             "atomicity": crash.atomicity.study(names, seed, show),
             "stale_lines": crash.hazards.stale_lines(seed),
             "residual_energy": crash.hazards.residual(),
         }
-    _write_json(outcome, json_path)
-    console = _console()
+    write_json(outcome, json_path)
+    console = output_console()
     show_atomicity(outcome["atomicity"], console)
     console.print()
     show_stale(outcome["stale_lines"], console)
@@ -422,76 +419,13 @@ def fscrypt_crypt(
 @app.command()
 def info(json_path: JsonPath = None) -> None:
     """Say what runs here: processor, AES features, backend, kernel cache, versions."""
-    _check_files({"--json": json_path})
+    check_files({"--json": json_path})
     found = machine.describe()
-    _write_json(found, json_path)
-    console = _console()
+    write_json(found, json_path)
+    console = output_console()
     for name, value in found.items():
         text = ", ".join(value) if isinstance(value, list) else str(value)
         console.print(f"{name.replace('_', ' '):<14}{text}", highlight=False)
-
-
-def _listed(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _console() -> Console:
-    """Standard output: as wide as the terminal (or COLUMNS says), and wide where there is none."""
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if told else WIDE)
-
-
-def _check_files(paths: dict[str, Path | None]) -> None:
-    """Refuse files for results, by their options, that can't be written. Raises OutputError."""
-    given = {option: path for option, path in paths.items() if path is not None}
-    if len({path.resolve() for path in given.values()}) < len(given):
-        raise OutputError(f"{' and '.join(given)} name one file: give each its own")
-    for option, path in given.items():
-        if path.is_dir():
-            raise OutputError(f"{option} {path} is a folder: name a file in it")
-        if not path.parent.is_dir():
-            raise OutputError(f"{option} {path}: there is no folder {path.parent}: make it, or name another")
-        _check_access(option, path, path if path.exists() else path.parent)
-
-
-def _check_folder(option: str, path: Path) -> None:
-    """Refuse a folder that can't be made or written to. Raises OutputError."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise OutputError(f"{option} {path}: {there} is a file: name a folder")
-    _check_access(option, path, there)
-
-
-def _check_access(option: str, path: Path, place: Path) -> None:
-    if not os.access(place, os.W_OK):
-        raise OutputError(f"{option} {path}: {place} can't be written to: name another place")
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Console, Callable[[str, int, int], None]]]:
-    """A bar on a terminal's stderr: the console, and what moves the bar (what, done, total)."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("preparing", total=None)
-        yield (
-            console,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )
-
-
-def _write_json(outcome: dict[str, Any], path: Path | None) -> None:
-    if path is not None:
-        path.write_text(json.dumps(outcome, indent=1) + "\n")
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ def test_a_place_without_the_right_to_write_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old").touch()
     asked: list[Path] = []
-    monkeypatch.setattr("mktme.cli.os.access", lambda path, mode: asked.append(path) or mode != os.W_OK)
+    monkeypatch.setattr("mktme.console.os.access", lambda path, mode: asked.append(path) or mode != os.W_OK)
     said = refused(monkeypatch, capsys, "compare-iv", option, name)
     assert f"{option} {name}: {asked[0]} can't be written to: name another place" in said
     assert asked[0].resolve() == (tmp_path / "old" if name == "old" else tmp_path)

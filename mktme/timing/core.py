@@ -20,16 +20,19 @@ from mktme.timing.parameters import Component, parameter
 from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, State, Words, ps
 
 # Words of the header. LOADS, STORES, ...: lines, not records.
-(OUTSTANDING, WINDOW, ISSUE, NONTEMPORAL, INSTRUCTION, REORDER, BLOCK, CALL) = range(8)
-(LOADS, STORES, STREAMED, FLUSHES, FENCES, WORK, FLUSHED, CALLS) = range(8, 16)
+(OUTSTANDING, WINDOW, ISSUE, NONTEMPORAL, INSTRUCTION, REORDER, BLOCK, CALL, STREAMS) = range(9)
+(LOADS, STORES, STREAMED, FLUSHES, FENCES, WORK, FLUSHED, CALLS) = range(9, 17)
 HEADER = 24
 # A thread's block. CAME: when the last load had its data; STORED: when the last store had its line; DURABLE:
 # when all that was flushed will be; RETIRED: when all loads so far have retired; COMBINED, MASK: the line
 # that nontemporal stores are filling, plus one, and which bytes of it they have filled; MARKED: how many
-# pages of the page cache it has flushed since its last fence; WAITED: how long the last load waited for
-# a line-fill buffer.
-(CLOCK, CAME, STORED, DURABLE, RETIRED, NEXT, COMBINED, MASK, MARKED, WAITED) = range(10)
-RINGS = 16  # then those pages; when each line-fill buffer comes free; when each of the window has retired
+# pages of the page cache it has flushed since its last fence; WAITED: how long the last access waited
+# for a line-fill buffer; RESUME: at which line of its record it is to go on.
+(CLOCK, CAME, STORED, DURABLE, RETIRED, NEXT, COMBINED, MASK, MARKED, WAITED, RESUME) = range(11)
+RINGS = (
+    16  # then those pages; when each line-fill buffer comes free; when each of the window has retired; when
+)
+# each of the nontemporal lines in flight is durable
 MARKS = 64
 FULL = -1  # a mask of 64 bytes
 
@@ -39,7 +42,14 @@ class Core(Component):
     """A hardware thread, of which there are as many as the trace has threads."""
 
     outstanding: int = parameter(
-        12, "", "line-fill buffers of a core, Skylake and later: Intel 248966-042", low=1, high=1 << 12
+        16,
+        "",
+        "Skylake's queue from L2 to the uncore (12 fill buffers, and prefetches); OptaneStudy, fig. 5",
+        low=1,
+        high=1 << 12,
+    )
+    streams: int = parameter(
+        6, "", "OptaneStudy, fig. 4: 4.1 to 4.3 GB/s of nontemporal stores from a core", low=1, high=1 << 12
     )
     window: int = parameter(72, "", "load buffer, Skylake: Intel 248966-042", low=1, high=1 << 12)
     issue_ns: float = parameter(0.16, "ns", "Intel 248966-042: two loads a cycle, at 3.1 GHz")
@@ -49,7 +59,7 @@ class Core(Component):
 
     def lay(self, words: Words, queues: Controller) -> int:
         """Its place among the words."""
-        block = -(-(RINGS + MARKS + self.outstanding + self.window) // 8) * 8
+        block = -(-(RINGS + MARKS + self.outstanding + self.window + self.streams) // 8) * 8
         return words.take(
             HEADER + block * THREADS,
             self.outstanding,
@@ -60,6 +70,7 @@ class Core(Component):
             self.reorder,
             block,
             ps(self.call_ns),
+            self.streams,
         )
 
 
@@ -72,9 +83,14 @@ def block_of(s: State, thread: int) -> int:
 @part
 def miss_slot(s: State, b: int) -> int:
     """The place of the line-fill buffer that comes free first: when it does; to be set by whom it serves."""
-    base = b + RINGS + MARKS
+    return _first(s, b + RINGS + MARKS, s[s[CORE] + OUTSTANDING])
+
+
+@part
+def _first(s: State, base: int, count: int) -> int:
+    """The place among some that comes free first."""
     place = base
-    for i in range(base + 1, base + s[s[CORE] + OUTSTANDING]):
+    for i in range(base + 1, base + count):
         if s[i] < s[place]:
             place = i
     return place
@@ -177,6 +193,7 @@ def load(s: State, g: State, b: int, line: int, dependent: bool) -> None:
         s[b + CLOCK] = max(s[b + CLOCK], t)
     s[b + WAITED] = 0
     came = bring(s, g, b, line, 0, t)
+    s[b + CLOCK] = max(s[b + CLOCK], t + s[b + WAITED])
     s[b + CAME] = came
     if came > s[b + RETIRED]:
         s[b + RETIRED] = came
@@ -203,7 +220,9 @@ def store(s: State, g: State, b: int, line: int) -> None:
     if s[PAGES]:
         t = pagecache.touch(s, g, line, 1, t)
         s[b + CLOCK] = max(s[b + CLOCK], t)
+    s[b + WAITED] = 0
     came = bring(s, g, b, line, 1, t)
+    s[b + CLOCK] = max(s[b + CLOCK], t + s[b + WAITED])
     if came > s[b + STORED]:
         s[b + STORED] = came
     _retire(s, k, b, place)
@@ -222,8 +241,8 @@ def flush(s: State, g: State, b: int, line: int) -> None:
     if _clean(s, line):
         s[k + FLUSHED] += 1
         slot = miss_slot(s, b)
-        t = max(t, s[b + STORED], s[slot])
-        s[slot] = write_back(s, g, line, t)
+        s[b + CLOCK] = max(s[b + CLOCK], s[slot])
+        s[slot] = write_back(s, g, line, max(t, s[b + STORED], s[slot]))
         s[b + DURABLE] = max(s[b + DURABLE], s[slot])
 
 
@@ -273,10 +292,12 @@ def combine(s: State, g: State, b: int) -> None:
 
 @part
 def _send(s: State, g: State, b: int, line: int, mask: int) -> None:
-    slot = miss_slot(s, b)
+    k = s[CORE]
+    slot = _first(s, b + RINGS + MARKS + s[k + OUTSTANDING] + s[k + WINDOW], s[k + STREAMS])
     t = max(s[b + CLOCK], s[slot])
+    s[b + CLOCK] = t
     there = engine.write_back(s, g, line, t) if mask == FULL else engine.write_part(s, g, line, t)
-    s[slot] = there + s[s[CORE] + NONTEMPORAL]
+    s[slot] = there + s[k + NONTEMPORAL]
     s[b + DURABLE] = max(s[b + DURABLE], s[slot])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -99,6 +99,16 @@ def _made(
     return Generated(name, count, size, seed, threads, operations)
 
 
+def spaced(trace: Generated, work: int) -> Generated:
+    """The same with so many instructions before each operation."""
+    inner = trace.operations
+
+    def operations(rng: np.random.Generator, numbers: Ints) -> Rows:
+        return [(WORK, 0, work), *inner(rng, numbers)]
+
+    return replace(trace, operations=operations)
+
+
 NAMED = {"read": READ, "write": WRITE, "nontemporal": NONTEMPORAL, "dependent": DEPENDENT}
 
 
@@ -164,6 +174,22 @@ def sequential(
         count, stride=size, kind=kind, size=size, space=space, seed=seed, threads=threads, persist=persist
     )
     return Generated("sequential", made.count, made.space, made.seed, made.threads, made.operations)
+
+
+def stencil(count: int, *, space: Size = SPACE, seed: int = 1) -> Generated:
+    """A solver's sweep: each line of one array is read with its neighbours above and below in a grid of rows
+    of 64 KiB, and a line of another array is written.
+    """
+    half = parse_size(space) // 2 // LINE * LINE
+    row = 64 << 10
+    if half <= 2 * row:
+        raise TraceError(f"a stencil in {parse_size(space)} bytes: it must be more than {4 * row}")
+
+    def operations(rng: np.random.Generator, numbers: Ints) -> Rows:
+        at = row + numbers * LINE % (half - 2 * row)
+        return [(READ, at - row, LINE), (READ, at, LINE), (READ, at + row, LINE), (WRITE, half + at, LINE)]
+
+    return _made("stencil", count, space, seed, 1, operations)
 
 
 def random(
@@ -571,6 +597,7 @@ def _version(what: str, line: Ints, number: Ints, lines: int) -> npt.NDArray[np.
 GENERATORS: dict[str, Callable[..., Generated]] = {
     "sequential": sequential,
     "strided": strided,
+    "stencil": stencil,
     "random": random,
     "zipfian": zipfian,
     "pointer_chase": pointer_chase,

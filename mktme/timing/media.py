@@ -160,8 +160,13 @@ def write(s: State, m: int, channel: int, line: int, t: int) -> int:
         if s[entry + LINES] & bit:
             s[m + MERGED] += 1
         s[entry + LINES] |= bit
-        return t
-    return _open(s, m, block, unit, bit, t, t)
+    else:
+        t = _open(s, m, block, unit, bit, t, t)
+        entry = _use(s, m, block, unit)
+    if s[entry + LINES] == s[m + ALL] and s[m + WHOLE]:  # a complete unit doesn't wait
+        t = _write_back(s, m, block, unit, s[m + ALL], t)
+        s[entry + LINES] = 0
+    return t
 
 
 @part

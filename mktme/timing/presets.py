@@ -44,7 +44,7 @@ DRAM = (
     _with(
         Controller(),
         {
-            "line_bus_ns": (3.0, "DDR4-2666: 21.3 GB/s a channel"),
+            "line_bus_ns": (3.64, "OptaneStudy, fig. 4: 105.6 GB/s from six channels"),
             "enter_ns": (55.0, f"{YANG}: store, CLWB and fence take 57 ns on DRAM, less the store's 2"),
             "nontemporal_ns": (29.0, f"{YANG}: a nontemporal store and a fence take 86 ns on DRAM"),
             "interleave": (256, "assumed: a typical interleave of DDR4 channels"),

@@ -93,7 +93,7 @@ def _memory(s: Vector, q: int, queues: Controller, cell: Media, over: int) -> di
     reads, writes = int(s[q + controller.READS]), int(s[q + controller.WRITES])
     media_writes = int(s[m + media.WRITES]) * cell.write_unit
     media_reads = int(s[m + media.READS]) * cell.unit if cell.buffer_units else reads * LINE
-    seconds = over / 1e12
+    seconds = over / 1e12  # of picoseconds
     return {
         "reads": reads,
         "writes": writes,

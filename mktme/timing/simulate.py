@@ -31,7 +31,6 @@ from mktme.timing.words import (
     LLC,
     PAGES,
     PMEM,
-    RESUME,
     SIZE,
     State,
     Vector,
@@ -42,7 +41,9 @@ from pmem.geometry import LINE, PAGE
 READ, WRITE, FLUSH, FENCE = access.READ, access.WRITE, access.FLUSH, access.FENCE
 NONTEMPORAL, WORK, PREAD, PWRITE = access.NONTEMPORAL, access.WORK, access.PREAD, access.PWRITE
 FSYNC, DEPENDENT = access.FSYNC, access.DEPENDENT
-FINE, BEYOND, ROOM, UNKNOWN = range(4)  # why a loop ended
+FINE, BEYOND, ROOM, UNKNOWN, MORE = range(5)  # why a loop ended
+MOST = 1 << 40  # lines of a record: all
+BURST = 4  # lines of a record before another thread has its turn
 
 
 @part
@@ -77,7 +78,7 @@ def run(
         if heads.size == 0:
             if at == kinds.size:
                 return FINE, at
-        elif s[RESUME] == 0:
+        else:
             at = _least(s, heads)
             if at < 0:
                 return FINE, kinds.size
@@ -85,9 +86,11 @@ def run(
         size: Any = np.int64(sizes[at])
         thread: Any = np.int64(threads[at]) if threads.size else 0
         b = core.block_of(s, thread)
-        if times.size and s[RESUME] == 0:
+        if times.size and s[b + core.RESUME] == 0:
             s[b + core.CLOCK] = max(s[b + core.CLOCK], times[at] * 1000)
-        reason = _record(s, g, b, kind, addresses[at], size, data, offsets, at)
+        reason = _record(s, g, b, kind, addresses[at], size, data, offsets, at, BURST if heads.size else MOST)
+        if reason == MORE:
+            continue
         if reason != FINE:
             return reason, at
         if heads.size:
@@ -111,9 +114,18 @@ def _least(s: State, heads: Any) -> int:
 
 @part
 def _record(
-    s: State, g: State, b: int, kind: int, address: int, size: int, data: Any, offsets: Any, record: int
+    s: State,
+    g: State,
+    b: int,
+    kind: int,
+    address: int,
+    size: int,
+    data: Any,
+    offsets: Any,
+    record: int,
+    most: int,
 ) -> int:
-    """One record, from its line number s[RESUME] on; ROOM (and where to go on) if the table is full."""
+    """So many lines of a record, from the one on at which its thread is; MORE or ROOM if some are left."""
     if kind == WORK:
         core.work(s, b, size)
         return FINE
@@ -140,13 +152,14 @@ def _record(
             _store(g, address, end, data, offsets, record)
         core.transfer(s, g, b, address, size, 1 if stores else 0)
         return FINE
-    if calls and s[RESUME] == 0:
+    if calls and s[b + core.RESUME] == 0:
         core.call(s, b)
     first = address // LINE
-    for line in range(first + s[RESUME], (end - 1) // LINE + 1 if size else 0):
-        if growing.full(g, 1):
-            s[RESUME] = line - first
-            return ROOM
+    begin = first + s[b + core.RESUME]
+    for line in range(begin, (end - 1) // LINE + 1 if size else 0):
+        if line - begin == most or growing.full(g, 1):
+            s[b + core.RESUME] = line - first
+            return MORE if line - begin == most else ROOM
         low, high = max(address, line * LINE), min(end, line * LINE + LINE)
         if keeps:
             _store_line(g, low, high, data, offsets, record, low - address)
@@ -160,7 +173,7 @@ def _record(
             core.flush(s, g, b, line)
         else:
             core.stream(s, g, b, line, _mask(low - line * LINE, high - line * LINE))
-    s[RESUME] = 0
+    s[b + core.RESUME] = 0
     return FINE
 
 

@@ -26,8 +26,8 @@ class State(Protocol):
 
 
 # What the first words say: where each component lies (0: there is none).
-# SIZE: bytes of the device; RESUME: the line of a record at which a loop is to go on.
-L1, L2, LLC, CORE, ENGINE, PMEM, DRAM, PAGES, LATENCIES, CELLS, SIZE, RESUME = range(12)
+# SIZE: bytes of the device.
+L1, L2, LLC, CORE, ENGINE, PMEM, DRAM, PAGES, LATENCIES, CELLS, SIZE = range(11)
 HEAD = 16
 
 

@@ -6,25 +6,59 @@ meant; "predicted" where nothing was set from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mktme.timing import generators
-from mktme.timing.access import Trace
+from mktme.timing.access import FENCE, NONTEMPORAL
 from mktme.timing.generators import Generated
 from mktme.timing.machine import Machine
-from mktme.timing.replay import replay
 from mktme.timing.results import Result
 
-IZRAELEVITZ = "Izraelevitz et al. 2019 (arXiv 1903.05714)"
-YANG = "Yang et al., FAST 2020"
-OSIRIS = "Ye et al., MICRO 2018 (Osiris)"
-SECPM = "Zuo and Hua, HotStorage 2018 (SecPM)"
-DEUCE = "Young et al., ASPLOS 2015 (DEUCE)"
-FSENCR = "Zubair et al., HPCA 2022 (FsEncr)"
+STUDY = "data of Yang et al., FAST 2020 (github.com/NVSL/OptaneStudy, 58e6e7d)"
+OSIRIS = "Ye et al., MICRO 2018 (Osiris), abstract"
+SECPM = "Zuo and Hua, HotStorage 2018 (SecPM), abstract"
+DEUCE = "Young et al., ASPLOS 2015 (DEUCE), abstract"
+FSENCR = "Zubair et al., HPCA 2022 (FsEncr), abstract"
 CLOSE = 0.15
+CALIBRATED, PREDICTED = "calibrated", "predicted"
 ONE_DIMM = {"queues.channels": 1}
+
+# Figure 2: idle latencies in ns. Figures 4 and 5: bandwidth in GB/s of one DIMM and of six; of reads, and of
+# nontemporal stores; in order by threads (accesses of 256 B), and at random by bytes of an access (with 4
+# and 16 threads that read, 1 and 4 that write). In the file for six DIMMs the heads of both kinds of
+# stores are exchanged. Figure 9: write amplification by bytes of a region whose halves of XPLines are
+# written in turn.
+LATENCIES = {
+    "optane": {"load, in order": 169.4, "load, at random": 305.0, "ntstore": 90.4, "clwb": 62.3},
+    "dram": {"load, in order": 81.4, "load, at random": 101.5, "ntstore": 86.9, "clwb": 57.3},
+}
+THREADS = {
+    "one DIMM, reads": {1: 2.92, 2: 5.66, 4: 6.52, 8: 6.46},
+    "one DIMM, stores": {1: 2.22, 2: 2.21, 4: 2.20},
+    "six DIMMs, reads": {1: 2.88, 2: 5.75, 4: 11.63, 8: 21.13, 12: 28.75, 16: 34.88, 20: 37.19, 24: 37.56},
+    "six DIMMs, stores": {1: 4.13, 2: 8.19, 4: 12.50, 8: 12.00},
+}
+BY_SIZE = {
+    "one DIMM, reads": {64: 1.675, 128: 3.344, 256: 6.505, 512: 6.531, 1024: 6.519, 4096: 6.559, 65536: 6.558},
+    "one DIMM, stores": {
+        64: 0.555, 128: 1.098, 256: 2.207, 512: 2.209, 1024: 2.223, 4096: 2.231, 65536: 2.216,
+    },
+    "six DIMMs, reads": {
+        64: 9.67, 128: 18.75, 256: 33.65, 512: 34.23, 1024: 32.29, 4096: 25.98, 65536: 33.79,
+    },
+    "six DIMMs, stores": {
+        64: 3.166, 128: 5.833, 256: 12.188, 512: 11.875, 1024: 11.354, 4096: 9.438, 65536: 12.166,
+    },
+}  # fmt: skip
+SIZE_THREADS = {
+    "one DIMM, reads": 4,
+    "one DIMM, stores": 1,
+    "six DIMMs, reads": 16,
+    "six DIMMs, stores": 4,
+}
+COMBINED = {4096: 1.034, 8192: 1.036, 16384: 1.036, 32768: 1.820, 65536: 2.043, 131072: 2.076}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,230 +107,125 @@ def bandwidth(machine: Machine, trace: Generated, size: int, warm: float = 0.5) 
     return trace.count * (1 - warm) * size / run(machine, trace, warm).time_ns
 
 
-def optane(**values: Any) -> Machine:
-    """Six DIMMs, without encryption."""
-    return Machine.preset("optane").with_values(values)
-
-
 def latencies() -> list[Figure]:
     """Idle latencies: a load that depends on the one before; a store that is made durable."""
+    traces = {
+        "load, at random": generators.pointer_chase(100_000, space="4GiB"),
+        "load, in order": generators.sequential(100_000, kind="dependent", space="4GiB"),
+        "clwb": generators.sequential(40_000, kind="write", space="16KiB"),
+        "ntstore": generators.sequential(40_000, kind="nontemporal", space="1GiB"),
+    }
     found = []
-    for memory, random, ordered, flushed, streamed, kind in (
-        ("optane", 305.0, 169.0, 62.0, 90.0, "calibrated"),
-        ("dram", 101.0, 81.0, 57.0, 86.0, "calibrated"),
-    ):
-        machine = Machine.preset(memory)
-        chase = generators.pointer_chase(100_000, space="4GiB")
-        walk = generators.sequential(100_000, kind="dependent", space="4GiB")
-        store = generators.sequential(40_000, kind="write", space="16KiB")
-        stream = generators.sequential(40_000, kind="nontemporal", space="16KiB")
-        for name, trace, published in (
-            ("load, random", chase, random),
-            ("load, in order", walk, ordered),
-            ("store, CLWB, fence", store, flushed),
-            ("nontemporal store, fence", stream, streamed),
-        ):
-            ours = per_operation(run(machine, trace), trace)
-            found.append(_near("latency", f"{memory}: {name}", published, ours, "ns", kind, YANG))
+    for memory, rows in LATENCIES.items():
+        for name, published in rows.items():
+            ours = per_operation(run(Machine.preset(memory), traces[name]), traces[name])
+            what = name if "load" in name else f"{name} and fence"
+            found.append(_near("latency", f"{memory}: {what}", published, ours, "ns", CALIBRATED, STUDY))
     return found
 
 
-SIZES = (64, 128, 256, 512, 1024, 4096)
-PATTERNS: dict[str, Callable[..., Generated]] = {
-    "in order": generators.sequential,
-    "at random": generators.random,
+def _machine(name: str) -> Machine:
+    return Machine.preset("optane").with_values(ONE_DIMM if name.startswith("one") else {})
+
+
+def _rate(name: str, make: Callable[..., Generated], threads: int, size: int) -> float:
+    """Bandwidth in GB/s of accesses by some threads."""
+    kind = "read" if name.endswith("reads") else "nontemporal"
+    count = max(300, 3000 * 256 // size) * threads
+    trace = make(count, kind=kind, size=size, space="4GiB", threads=threads, persist=False)
+    return bandwidth(_machine(name), trace, size)
+
+
+# What a parameter was set from: one DIMM's peaks, and what a core has in flight.
+_SET = {
+    ("one DIMM, reads", 4096),
+    ("one DIMM, stores", 4096),
+    ("six DIMMs, reads", 512),
+    (1, "six DIMMs, stores"),
 }
 
 
-def by_size(
-    machine: Machine, kind: str, threads: int, sizes: Iterable[int] = SIZES
-) -> dict[str, list[float]]:
-    """Bandwidth in GB/s of each pattern, by access size."""
-    return {
-        pattern: [
-            bandwidth(
-                machine,
-                make(
-                    max(2000, (4 << 20) // size) * 2,
-                    kind=kind,
-                    size=size,
-                    space="4GiB",
-                    threads=threads,
-                    persist=False,
-                ),
-                size,
-            )
-            for size in sizes
-        ]
-        for pattern, make in PATTERNS.items()
-    }
-
-
-def bandwidths() -> list[Figure]:
-    """Peaks, the knee at 256 bytes, and how many threads reach the peak."""
-    six, one = optane(), Machine.preset("optane").with_values(ONE_DIMM)
-    found = []
-    for name, machine, reads, writes, kind in (
-        ("one DIMM", one, 6.6, 2.3, "calibrated"),
-        ("six DIMMs", six, 39.4, 13.9, "predicted"),
-    ):
-        read, write = by_size(machine, "read", 24), by_size(machine, "nontemporal", 8)
-        peak = {"read": max(read["in order"]), "write": max(write["in order"])}
-        for what, published in (("read", reads), ("write", writes)):
-            found.append(
-                _near("bandwidth", f"{name}: peak {what}", published, peak[what], "GB/s", kind, YANG)
-            )
-        found.append(
-            _near(
-                "bandwidth",
-                f"{name}: peak read over peak write",
-                reads / writes,
-                peak["read"] / peak["write"],
-                "x",
-                "calibrated",
-                YANG,
-            )
-        )
-        for what, table in (("read", read), ("write", write)):
-            small = table["in order"][0] / table["at random"][0]
-            knee = table["in order"][2] / table["at random"][2]
-            found.append(
-                _near(
-                    "bandwidth",
-                    f"{name}: {what}s of 64 B, in order over at random",
-                    4.0,
-                    small,
-                    "x",
-                    "predicted",
-                    IZRAELEVITZ,
-                )
-            )
-            found.append(
-                _near(
-                    "bandwidth",
-                    f"{name}: {what}s of 256 B, in order over at random",
-                    1.0,
-                    knee,
-                    "x",
-                    "predicted",
-                    IZRAELEVITZ,
-                )
-            )
-    return found
-
-
-def scaling(kind: str, threads: Iterable[int], size: int = 256, persist: bool = False) -> list[float]:
-    """Bandwidth in GB/s of six DIMMs, in order, by the number of threads."""
-    machine = optane()
+def by_threads() -> list[Figure]:
+    """Bandwidth in order, by the number of threads."""
     return [
-        bandwidth(
-            machine,
-            generators.sequential(
-                4000 * count, kind=kind, size=size, space="4GiB", threads=count, persist=persist
-            ),
-            size,
+        _near(
+            "bandwidth by threads",
+            f"{name}, {threads} threads",
+            published,
+            _rate(name, generators.sequential, threads, 256),
+            "GB/s",
+            CALIBRATED if (threads, name) in _SET else PREDICTED,
+            STUDY,
         )
-        for count in threads
+        for name, row in THREADS.items()
+        for threads, published in row.items()
     ]
 
 
-def saturation() -> list[Figure]:
-    """How many threads saturate reads and writes: the first to reach 95 % of the most."""
-    found = []
-    for name, kind, most, published, persist in (
-        ("reads", "read", 24, 17, False),
-        ("writes", "nontemporal", 12, 4, True),
-    ):
-        counts = list(range(1, most + 1))
-        rates = scaling(kind, counts, persist=persist)
-        reached = next(c for c, rate in zip(counts, rates, strict=True) if rate >= 0.95 * max(rates))
-        slack = max(1.0, CLOSE * published)
-        found.append(
-            Figure(
-                "bandwidth",
-                f"six DIMMs: threads that saturate {name}",
-                published,
-                reached,
-                published - slack,
-                published + slack,
-                "",
-                "predicted",
-                IZRAELEVITZ,
-            )
+def by_size() -> list[Figure]:
+    """Bandwidth at random, by access size: the knee at 256 bytes."""
+    return [
+        _near(
+            "bandwidth by size",
+            f"{name}, {size} B",
+            published,
+            _rate(name, generators.random, SIZE_THREADS[name], size),
+            "GB/s",
+            CALIBRATED if (name, size) in _SET else PREDICTED,
+            STUDY,
         )
+        for name, row in BY_SIZE.items()
+        for size, published in row.items()
+    ]
+
+
+def ratios(sizes: list[Figure]) -> list[Figure]:
+    """What follows: the factor of four below the XPLine, and reads against writes."""
+    table = {figure.name: (figure.published, figure.modelled) for figure in sizes}
+    found = []
+    for name, over, under in (
+        ("one DIMM, reads: 256 B over 64 B", "one DIMM, reads, 256 B", "one DIMM, reads, 64 B"),
+        ("one DIMM, stores: 256 B over 64 B", "one DIMM, stores, 256 B", "one DIMM, stores, 64 B"),
+        ("one DIMM: reads over stores", "one DIMM, reads, 4096 B", "one DIMM, stores, 4096 B"),
+        ("six DIMMs: reads over stores", "six DIMMs, reads, 65536 B", "six DIMMs, stores, 65536 B"),
+    ):
+        published, ours = (table[over][i] / table[under][i] for i in (0, 1))
+        found.append(_near("ratios", name, published, ours, "x", PREDICTED, STUDY))
     return found
 
 
 def write_amplification(units: int) -> float:
     """Half of each of some XPLines is written, then the other halves, again and again, on one DIMM."""
-    machine = Machine.preset("optane").with_values(ONE_DIMM)
-    result = run(machine, _halves(units, 200))
-    return float(result["memory.media.write_amplification"])
+    return float(run(_machine("one DIMM"), _halves(units, 200))["memory.media.write_amplification"])
 
 
 def _halves(units: int, rounds: int) -> Generated:
     def operations(rng: Any, numbers: Any) -> generators.Rows:
         unit, half = numbers % units, numbers // units % 2
-        return [(generators.NONTEMPORAL, unit * 256 + half * 128, 128), (generators.FENCE, 0, 0)]
+        return [(NONTEMPORAL, unit * 256 + half * 128, 128), (FENCE, 0, 0)]
 
     return Generated("halves", 2 * units * rounds, 1 << 30, 1, 1, operations)
 
 
 def buffering() -> list[Figure]:
-    """The write-combining buffer: where write amplification jumps, and the effective write ratio."""
-    one = Machine.preset("optane").with_values(ONE_DIMM)
-    sizes = [8, 16, 32, 48, 56, 64, 72, 80, 96, 128]
-    jump = next(n for n, bigger in zip(sizes, sizes[1:], strict=False) if write_amplification(bigger) > 1.5)
-    found = [_near("buffer", "XPLines that it combines", 64, jump, "", "calibrated", YANG)]
-    for name, make, size, published in (
-        ("nontemporal stores in order", generators.sequential, 64, 0.98),
-        ("nontemporal stores of 64 B at random", generators.random, 64, 0.25),
-    ):
-        trace = make(40_000, kind="nontemporal", size=size, space="4GiB")
-        ratio = 1 / float(run(one, trace)["memory.media.write_amplification"])
-        found.append(
-            _near("buffer", f"effective write ratio: {name}", published, ratio, "", "predicted", YANG)
+    """What the write-combining buffer combines."""
+    found = [
+        _near(
+            "write combining",
+            f"write amplification in {size >> 10} KiB",
+            published,
+            write_amplification(size // 256),
+            "x",
+            PREDICTED,
+            STUDY,
         )
+        for size, published in COMBINED.items()
+    ]
+    for name, make, published in (
+        ("ntstore in order: effective write ratio", generators.sequential, 0.98),
+        ("ntstore of 64 B at random: effective write ratio", generators.random, 0.245),
+    ):
+        trace = make(40_000, kind="nontemporal", size=64, space="4GiB")
+        ratio = 1 / float(run(_machine("one DIMM"), trace)["memory.media.write_amplification"])
+        found.append(_near("write combining", name, published, ratio, "", PREDICTED, STUDY))
     return found
-
-
-# What stands for "memory-intensive programs" of SPEC and DOE: accesses that miss, of which a part are
-# stores, that reach memory as write-backs.
-def intensive(count: int = 300_000) -> dict[str, Trace]:
-    """Traces without flushes: writes reach memory when lines leave the caches."""
-    return {
-        "streams": generators.zipfian(count, theta=0.2, writes=0.3, space="256MiB"),
-        "hot and cold": generators.zipfian(count, theta=0.8, writes=0.3, space="512MiB"),
-        "skewed": generators.zipfian(count, theta=0.95, writes=0.4, space="1GiB"),
-        "in order": generators.sequential(count, kind="write", size=64, space="64MiB", persist=False),
-    }
-
-
-def durable(count: int = 60_000) -> dict[str, Generated]:
-    """Workloads whose stores are made durable one by one."""
-    return {
-        "hash table": generators.hash_table(count, updates=1.0, space="256MiB", work=0),
-        "B+tree": generators.btree(count // 4, inserts=1.0, space="256MiB", work=0),
-        "log of 1 KiB": generators.log_append(count, record=1024, space="256MiB", work=0),
-        "log of 4 KiB": generators.log_append(count // 4, record=4096, space="256MiB", work=0),
-        "YCSB A": generators.ycsb(count, mix="a", space="256MiB", work=0),
-    }
-
-
-# The processors that those papers simulate: small caches, so that lines leave them.
-SMALL_CACHES = {"llc.size": 4 << 20, "llc.ways": 16, "l2.size": 512 << 10, "l2.ways": 8}
-
-
-def compared(
-    memory: str, configurations: list[str], trace: Any, warm: float = 0.5, **values: Any
-) -> dict[str, Result]:
-    """Some configurations over one trace."""
-    records = sum(len(chunk) for chunk in trace.chunks())
-    machines = [Machine.preset(memory, name).with_values(values) for name in configurations]
-    results = replay(trace, machines, jobs=2, warm_up=int(records * warm))
-    return dict(zip(configurations, results, strict=True))
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
