@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mktme import cli_timing
 from mktme.console import (
     JsonPath,
     Seed,
@@ -42,6 +43,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # paragraphs are wrapped at the width of the terminal
     help="A laboratory for encrypted persistent memory.",
 )
+app.command()(cli_timing.replay)
+app.add_typer(cli_timing.trace_app, name="trace")
 
 
 @app.command()

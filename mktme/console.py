@@ -80,7 +80,7 @@ def progress_bar() -> Iterator[tuple[Console, Callable[[str, int, int], None]]]:
         task = bar.add_task("preparing", total=None)
         yield (
             console,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+            lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None),
         )
 
 

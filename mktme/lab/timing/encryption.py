@@ -53,7 +53,7 @@ def intensive(count: int = 400_000) -> dict[str, Generated]:
     """Programs as of SPEC and DOE that miss their caches: solvers and stencils that stream through arrays
     and write back what they pass, one that hops through pages, one that picks objects.
     """
-    stream = {"kind": "write", "persist": False}
+    stream: dict[str, Any] = {"kind": "write", "persist": False}
     traces = {
         "stream of stores": generators.sequential(count, size=64, space="64MiB", **stream),
         "stencil": generators.stencil(count, space="64MiB"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mktme.lab.timing.published import Figure
 from mktme.timing import generators
 from mktme.timing.controller import Controller
@@ -43,7 +45,7 @@ def limits() -> list[Figure]:
     chase = generators.pointer_chase(COUNT, space="1GiB")
     ordered = generators.sequential(COUNT, kind="nontemporal", space="64MiB", persist=False)
     fenced = generators.sequential(COUNT, kind="nontemporal", space="64MiB")
-    one = {"queues__channels": 1}
+    one: dict[str, Any] = {"queues__channels": 1}
     units = COUNT // 4
     cases = [
         ("nothing takes time", machine("xts"), random, 0.0),

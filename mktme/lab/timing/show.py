@@ -49,7 +49,7 @@ def show_replay(results: Sequence[Result], console: Console, title: str) -> None
     for number, group in enumerate(groups):
         table = Table(
             title=title if number == 0 else "",
-            caption="modelled, not measured; in brackets: against the first column" if group else "modelled",
+            caption="modelled, not measured; with an x: against the first column" if group else "modelled",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
             show_edge=False,
@@ -79,7 +79,7 @@ def _cell(value: float | None, base: float | None, scale: float, ratio: bool) ->
     if value is None:
         return ""
     text = "0" if value == 0 else figure(value / scale)
-    return f"{text} ({figure(value / base)}x)" if ratio and base and value else text
+    return f"{text} [dim]{figure(value / base)}x[/]" if ratio and base and value else text
 
 
 def show_parameters(rows: Iterable[Row], console: Console) -> None:
