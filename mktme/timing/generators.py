@@ -6,7 +6,6 @@ change something durable store, flush and fence as a program for persistent memo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -367,23 +366,21 @@ def btree(
     if node < 2 * LINE or node & (node - 1):
         raise TraceError(f"nodes of {node} bytes: it must be a power of two, and {2 * LINE} at least")
     fanout = node // 16 * 2 // 3  # nodes are two thirds full
-    leaves = parse_size(space) // node * (fanout - 1) // fanout
-    depth = max(1, math.ceil(math.log(max(2, leaves), fanout)))
+    widths = [max(1, parse_size(space) // node)]  # nodes of each level, from the root down
+    leaves = widths[0] = max(1, widths[0] - 2 * -(-widths[0] // fanout))
+    while widths[0] > 1:
+        widths.insert(0, -(-widths[0] // fanout))
     compared = max(1, (node // LINE).bit_length())
 
     def operations(rng: np.random.Generator, numbers: Ints) -> Rows:
         key = _draw(rng, leaves, len(numbers), theta)
         stores = rng.random(len(numbers)) < inserts
         rows: Rows = [(WORK, 0, work)]
-        base, width = 0, 1
-        for level in range(depth + 1):
+        base, half = 0, node // 2
+        for level, width in enumerate(widths):
             at = (base + key * width // leaves) * node
-            if level == depth or width >= leaves:
-                break
             rows += _search(at, node, compared, scatter(key + level, node // LINE))
-            base, width = base + width, min(leaves, width * fanout)
-        half = node // 2
-        rows += _search(at, node, compared, scatter(key, node // LINE))
+            base += width
         return [
             *rows,
             (READ, at + half, np.where(stores, half, -1)),

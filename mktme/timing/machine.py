@@ -180,15 +180,19 @@ class Run:
         self.machine, self.warm_up = machine, warm_up
         self._s: Vector | None = None
         self._g = growing.new(cells.WITHOUT_DATA)
-        self._records, self._time, self._began = 0, 0, 0
+        self._records, self._time, self._began, self._data = 0, 0, 0, False
 
     def feed(self, chunk: Chunk) -> None:
         """The next accesses. Raises TraceError, which names the record; the run is of no use then."""
         if self._s is None:  # whether there is data is known with the first chunk
-            data = chunk.offsets is not None
-            self._s = self.machine.lay(data)
-            if data:
+            self._data = chunk.offsets is not None
+            self._s = self.machine.lay(self._data)
+            if self._data:
                 self._g = growing.new(cells.WITH_DATA)
+        if self._data != (chunk.offsets is not None):
+            raise TraceError(
+                f"from record {chunk.first} on the trace has {'no' * self._data} data: all or none"
+            )
         self._check_times(chunk)
         cold = min(len(chunk), self.warm_up - self._records)
         if cold > 0:

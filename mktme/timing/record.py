@@ -1,9 +1,9 @@
 """What a Python script does to its regions, as a trace.
 
 While a recording runs, reads and writes of mapped regions (slices, arrays, scattered lines), flushes and
-drains are written down, by their addresses on the device; encryption goes on as ever. Several threads are told
-apart. What the script computes between, and what it does to devices, volumes and files by other ways,
-isn't recorded.
+drains are written down, by their addresses on the device; encryption goes on as ever. Several threads
+are told apart. What the script computes between, and what it does to devices, volumes and files by other
+ways, isn't recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Recording:
     def __init__(self, writer: Writer, data: bool) -> None:
         self._writer, self._with_data = writer, data
         self._lock = threading.Lock()
-        self._threads: dict[int, int] = {}
+        self._local, self._threads = threading.local(), 0
         self._clear()
 
     def _clear(self) -> None:
@@ -48,11 +48,12 @@ class Recording:
     def add(self, kind: int, address: int, size: int, data: Any = None) -> None:
         """An access of the calling thread."""
         with self._lock:
-            own = threading.get_ident()
-            if own not in self._threads and len(self._threads) == THREADS:
-                raise TraceError(f"the script uses more than {THREADS} threads")
-            thread = self._threads.setdefault(own, len(self._threads))
-            self._rows.append((kind, address, size, thread))
+            if not hasattr(self._local, "thread"):
+                if self._threads == THREADS:
+                    raise TraceError(f"the script uses more than {THREADS} threads")
+                self._local.thread = self._threads
+                self._threads += 1
+            self._rows.append((kind, address, size, self._local.thread))
             if self._with_data:
                 self._data.append(b"" if data is None else bytes(data))
             if len(self._rows) == RECORDS:

@@ -29,7 +29,7 @@ def save_validation(outcome: dict[str, Any], folder: Path) -> list[Path]:
     made = []
     for name, draw, size in (
         ("bandwidth.png", _bandwidth, (9.0, 4.2)),
-        ("files.png", _files, (9.0, 4.8)),
+        ("files.png", _files, (9.0, 5.4)),
         ("work.png", _work, (6.5, 4.2)),
     ):
         figure = Figure(figsize=size, dpi=150, layout="constrained")
@@ -58,7 +58,8 @@ def _bandwidth(figure: Any, outcome: dict[str, Any]) -> None:
             axes.plot(xs, published, "o", color=colour, markerfacecolor="none")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        axes.set_xticks(xs, [f"{int(x)}" for x in xs])
+        ticks = sorted({x for points in series.values() for x, _, _ in points})
+        axes.set_xticks(ticks, [f"{int(x)}" for x in ticks])
         axes.set_yticks([0.5, 1, 2, 4, 8, 16, 32], ["0.5", "1", "2", "4", "8", "16", "32"])
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
@@ -81,7 +82,7 @@ def _files(figure: Any, outcome: dict[str, Any]) -> None:
         axes.set_xlabel("time against DAX without encryption")
         axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
-    panels[1].legend(fontsize=7, loc="lower right")
+    figure.legend(*panels[1].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
 
 
 def _work(figure: Any, outcome: dict[str, Any]) -> None:

@@ -51,6 +51,4 @@ def _recognised(path: Path) -> str:
         return "csv"
     if re.search(r"^(I | [LSM]) [0-9a-fA-F]+,\d+\r?$", text, re.MULTILINE):
         return "lackey"
-    raise TraceError(
-        f"{path} is of no format that is known ({', '.join(FORMATS)}): name it if it is one of them"
-    )
+    raise TraceError(f"{path} is of no format that is known: {', '.join(FORMATS)}")

@@ -51,7 +51,8 @@ class Fio:
             base += -(-end // PAGE) * PAGE
         self.problems.clear()
         return chunks(
-            record._replace(address=record.address + self.files[name]) for name, record in self._parsed()
+            record if record.kind == FSYNC else record._replace(address=record.address + self.files[name])
+            for name, record in self._parsed()
         )
 
     def _parsed(self) -> Iterator[tuple[str, Record]]:

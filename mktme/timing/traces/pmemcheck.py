@@ -32,9 +32,9 @@ class StoreLog:
     def _records(self) -> Iterator[Record]:
         maps: list[tuple[int, int, int]] = []  # where a file is mapped, its size, where it lies on the device
         end = 0
-        with opened(self.path) as file:
+        with opened(self.path) as file, io.TextIOWrapper(file, errors="replace") as text:
             try:
-                for number, event in enumerate(storelog.read(io.TextIOWrapper(file, errors="replace"))):
+                for number, event in enumerate(storelog.read(text)):
                     if isinstance(event, storelog.RegisterFile):
                         maps.append((event.address, event.size, end))
                         end += -(-event.size // PAGE) * PAGE

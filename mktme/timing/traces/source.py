@@ -56,21 +56,15 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[bytes]:
     Raises TraceError, with the number of the line that was reached, where compressed data end too early.
     """
     lines = 0
-    with opened(path) as file:
-        compressed = not hasattr(file, "fileno") or isinstance(file, gzip.GzipFile)
-        while True:
-            try:
-                block = file.read(size)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise TraceError(f"{path} is cut short or damaged behind line {lines}: {error}") from None
-            except OSError as error:
-                if not compressed:
-                    raise
-                raise TraceError(f"{path} is cut short or damaged behind line {lines}: {error}") from None
-            if not block:
-                return
-            lines += block.count(b"\n")
-            yield block
+    try:
+        with opened(path) as file:
+            while block := file.read(size):
+                lines += block.count(b"\n")
+                yield block
+    except (EOFError, zlib.error, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the system's, not a decompressor's
+            raise
+        raise TraceError(f"{path} is cut short or damaged behind line {lines}: {error}") from None
 
 
 def lines(path: Path, *, ended: bool = True, size: int = BLOCK) -> Iterator[tuple[int, str]]:
