@@ -23,6 +23,7 @@ from figures_inline import inline
 from figures_kernel import kernels
 from figures_schemes import ciphers, schemes
 from figures_small import scattered, small, starting
+from figures_timing import timing
 from figures_volume import volumes
 from rich.console import Console
 from rich.table import Table
@@ -74,6 +75,7 @@ def main() -> None:
             "files": lambda: files(folder, rounds),
             "inline": lambda: inline(folder, rounds),
             "crash": lambda: crashes(folder, rounds),
+            "timing": lambda: timing(folder, rounds),
         }
         figures: list[Figure] = []
         for group, measure in groups.items():

@@ -190,9 +190,8 @@ class Run:
             if self._data:
                 self._g = growing.new(cells.WITH_DATA)
         if self._data != (chunk.offsets is not None):
-            raise TraceError(
-                f"from record {chunk.first} on the trace has {'no' * self._data} data: all or none"
-            )
+            has = "no data" if self._data else "data"
+            raise TraceError(f"from record {chunk.first} on the trace has {has}: all of it, or none")
         self._check_times(chunk)
         cold = min(len(chunk), self.warm_up - self._records)
         if cold > 0:
