@@ -20,6 +20,7 @@ MASK, WAYS, DELAY, HITS, MISSES, VICTIMS = range(6)
 HEADER = 8  # then the entries, set by set
 EMPTY = 0
 NONE = -1  # no line
+HIT = -2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,56 +65,74 @@ def lay(words: Words, sets: int, ways: int, delay: int) -> int:
 
 
 @inline
-def use(s: State, c: int, line: int, dirty: int) -> bool:
-    """Look a line up; if it is there make it the last used one, and dirty if asked. Counts."""
-    base = c + HEADER + (line & s[c + MASK]) * s[c + WAYS]
+def front(s: State, c: int, line: int) -> int:
+    """Where the entry of its set's last used line is: that of the line itself, after `access`."""
+    return c + HEADER + (line & s[c + MASK]) * s[c + WAYS]
+
+
+@inline
+def access(s: State, c: int, line: int, dirty: int) -> int:
+    """Use a line, which is taken in if it isn't there; dirty if asked. Counts.
+
+    Returns HIT, or of a miss the line that leaves if it is dirty, else NONE.
+    """
+    base = front(s, c, line)
     entry = s[base]
     if entry & ~1 == (line + 1) << 1:
         s[base] = entry | dirty
         s[c + HITS] += 1
-        return True
+        return HIT
     return _search(s, c, base, (line + 1) << 1, dirty)
 
 
 @part
-def _search(s: State, c: int, base: int, wanted: int, dirty: int) -> bool:
-    """The same for the ways but the first of a set."""
-    for way in range(1, s[c + WAYS]):
-        entry = s[base + way]
+def _search(s: State, c: int, base: int, wanted: int, dirty: int) -> int:
+    """The same for the ways but the first of a set: each entry moves back by one until the line is found."""
+    moving = s[base]
+    for at in range(base + 1, base + s[c + WAYS]):
+        entry = s[at]
+        s[at] = moving
         if entry & ~1 == wanted:
-            for i in range(base + way, base, -1):
-                s[i] = s[i - 1]
             s[base] = entry | dirty
             s[c + HITS] += 1
-            return True
+            return HIT
+        moving = entry
+    s[base] = wanted | dirty
     s[c + MISSES] += 1
-    return False
+    return _left(s, c, moving)
 
 
 @part
-def insert(s: State, c: int, line: int, dirty: int) -> int:
-    """Take in a line that isn't there. Returns the line that leaves if it is dirty, else NONE."""
-    ways = s[c + WAYS]
-    base = c + HEADER + (line & s[c + MASK]) * ways
-    last = s[base + ways - 1]
-    for i in range(base + ways - 1, base, -1):
-        s[i] = s[i - 1]
-    s[base] = ((line + 1) << 1) | dirty
-    if last & 1:
+def put(s: State, c: int, line: int) -> int:
+    """A dirty line comes from the cache above; returns the dirty line that leaves, or NONE."""
+    place = find(s, c, line)
+    if place >= 0:
+        s[place] |= 1
+        return NONE
+    base = front(s, c, line)
+    moving = s[base]
+    for at in range(base + 1, base + s[c + WAYS]):
+        s[at], moving = moving, s[at]
+    s[base] = ((line + 1) << 1) | 1
+    return _left(s, c, moving)
+
+
+@inline
+def _left(s: State, c: int, entry: int) -> int:
+    if entry & 1:
         s[c + VICTIMS] += 1
-        return (last >> 1) - 1
+        return (entry >> 1) - 1
     return NONE
 
 
 @part
 def find(s: State, c: int, line: int) -> int:
     """Where a line's entry is, or NONE; it isn't used by that."""
-    ways = s[c + WAYS]
-    base = c + HEADER + (line & s[c + MASK]) * ways
+    base = front(s, c, line)
     wanted = (line + 1) << 1
-    for way in range(ways):
-        if s[base + way] & ~1 == wanted:
-            return base + way
+    for at in range(base, base + s[c + WAYS]):
+        if s[at] & ~1 == wanted:
+            return at
     return NONE
 
 
@@ -134,7 +153,7 @@ def drop(s: State, c: int, line: int) -> bool:
     if place < 0:
         return False
     was = s[place] & 1
-    last = c + HEADER + (line & s[c + MASK]) * s[c + WAYS] + s[c + WAYS] - 1
+    last = front(s, c, line) + s[c + WAYS] - 1
     for i in range(place, last):
         s[i] = s[i + 1]
     s[last] = EMPTY

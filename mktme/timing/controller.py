@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mktme.crypto.kernel import part
-from mktme.timing import media
+from mktme.timing import media, slots
 from mktme.timing.media import Media, serve_read, serve_write
 from mktme.timing.parameters import Component, parameter
 from mktme.timing.words import State, Words, ps
@@ -60,16 +60,6 @@ class Controller(Component):
 
 
 @part
-def _first(s: State, base: int, count: int) -> int:
-    """The place of a queue that comes free first."""
-    place = base
-    for i in range(base + 1, base + count):
-        if s[i] < s[place]:
-            place = i
-    return place
-
-
-@part
 def read(s: State, q: int, line: int, t: int) -> int:
     """When a line that is asked for at t has come."""
     channels, shift = s[q + CHANNELS], s[q + SHIFT]
@@ -78,13 +68,8 @@ def read(s: State, q: int, line: int, t: int) -> int:
     channel = stripe - turn * channels
     own = (turn << shift) | (line & ((1 << shift) - 1))
     block = q + HEADER + channel * s[q + CHANNEL]
-    place = block + QUEUES + s[block + NEXT_READ]
-    s[block + NEXT_READ] += 1
-    if s[block + NEXT_READ] == s[q + READ_QUEUE]:
-        s[block + NEXT_READ] = 0
+    place = slots.take(s, block + QUEUES, s[q + READ_QUEUE], block + NEXT_READ, t)
     s[q + READS] += 1
-    if s[place] > t:
-        place = _first(s, block + QUEUES, s[q + READ_QUEUE])
     if s[place] > t:
         s[q + READ_STALLS] += s[place] - t
         t = s[place]
@@ -104,14 +89,9 @@ def write(s: State, q: int, line: int, t: int) -> int:
     channel = stripe - turn * channels
     own = (turn << shift) | (line & ((1 << shift) - 1))
     block = q + HEADER + channel * s[q + CHANNEL]
-    place = block + QUEUES + s[q + READ_QUEUE] + s[block + NEXT_WRITE]
-    s[block + NEXT_WRITE] += 1
-    if s[block + NEXT_WRITE] == s[q + WRITE_QUEUE]:
-        s[block + NEXT_WRITE] = 0
+    place = slots.take(s, block + QUEUES + s[q + READ_QUEUE], s[q + WRITE_QUEUE], block + NEXT_WRITE, t)
     s[q + WRITES] += 1
     arrives = t
-    if s[place] > t:
-        place = _first(s, block + QUEUES + s[q + READ_QUEUE], s[q + WRITE_QUEUE])
     if s[place] > t:
         s[q + WRITE_STALLS] += s[place] - t
         t = s[place]

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mktme.crypto.kernel import inline, part
-from mktme.timing import caches, engine, histogram, pagecache
+from mktme.timing import caches, engine, histogram, pagecache, slots
 from mktme.timing.access import THREADS
-from mktme.timing.caches import DELAY, NONE
+from mktme.timing.caches import DELAY, HIT
 from mktme.timing.controller import Controller
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, State, Words, ps
+from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, State, Words, prefetch, ps
 
 # Words of the header. LOADS, STORES, ...: lines, not records.
 (OUTSTANDING, WINDOW, ISSUE, NONTEMPORAL, INSTRUCTION, REORDER, BLOCK, CALL, STREAMS) = range(9)
@@ -28,12 +28,11 @@ HEADER = 24
 # that nontemporal stores are filling, plus one, and which bytes of it they have filled; MARKED: how many
 # pages of the page cache it has flushed since its last fence; WAITED: how long the last access waited
 # for a line-fill buffer; RESUME: at which line of its record it is to go on.
-(CLOCK, CAME, STORED, DURABLE, RETIRED, NEXT, COMBINED, MASK, MARKED, WAITED, RESUME) = range(11)
-RINGS = (
-    16  # then those pages; when each line-fill buffer comes free; when each of the window has retired; when
-)
-# each of the nontemporal lines in flight is durable
-MARKS = 64
+(CLOCK, CAME, STORED, DURABLE, RETIRED, NEXT, NEXT_FILL, NEXT_STREAM) = range(8)
+(COMBINED, MASK, MARKED, WAITED, RESUME) = range(8, 13)
+# Then those pages; when each line-fill buffer comes free; when each of the window has retired; when each of
+# the nontemporal lines in flight is durable.
+MARKS, RINGS = 16, 80
 FULL = -1  # a mask of 64 bytes
 
 
@@ -59,7 +58,7 @@ class Core(Component):
 
     def lay(self, words: Words, queues: Controller) -> int:
         """Its place among the words."""
-        block = -(-(RINGS + MARKS + self.outstanding + self.window + self.streams) // 8) * 8
+        block = -(-(RINGS + self.outstanding + self.window + self.streams) // 8) * 8
         return words.take(
             HEADER + block * THREADS,
             self.outstanding,
@@ -80,20 +79,10 @@ def block_of(s: State, thread: int) -> int:
     return s[CORE] + HEADER + thread * s[s[CORE] + BLOCK]
 
 
-@part
-def miss_slot(s: State, b: int) -> int:
-    """The place of the line-fill buffer that comes free first: when it does; to be set by whom it serves."""
-    return _first(s, b + RINGS + MARKS, s[s[CORE] + OUTSTANDING])
-
-
-@part
-def _first(s: State, base: int, count: int) -> int:
-    """The place among some that comes free first."""
-    place = base
-    for i in range(base + 1, base + count):
-        if s[i] < s[place]:
-            place = i
-    return place
+@inline
+def miss_slot(s: State, b: int, t: int) -> int:
+    """The place of a line-fill buffer for a miss at t: when it comes free; to be set by whom it serves."""
+    return slots.take(s, b + RINGS, s[s[CORE] + OUTSTANDING], b + NEXT_FILL, t)
 
 
 @part
@@ -113,16 +102,6 @@ def write_back(s: State, g: State, line: int, t: int) -> int:
 
 
 @part
-def _put(s: State, c: int, line: int) -> int:
-    """A dirty line of the cache above comes down; returns the one that leaves, or NONE."""
-    place = caches.find(s, c, line)
-    if place >= 0:
-        s[place] |= 1
-        return NONE
-    return caches.insert(s, c, line, 1)
-
-
-@part
 def _leave(s: State, g: State, line: int, t: int) -> int:
     """A dirty line leaves the last-level cache; when it has been taken over."""
     return write_back(s, g, line, t) if line >= 0 else t
@@ -132,48 +111,49 @@ def _leave(s: State, g: State, line: int, t: int) -> int:
 def _leave_l2(s: State, g: State, line: int, t: int) -> int:
     if line < 0:
         return t
-    return _leave(s, g, _put(s, s[LLC], line), t)
+    return _leave(s, g, caches.put(s, s[LLC], line), t)
 
 
 @part
 def _leave_l1(s: State, g: State, line: int, t: int) -> int:
     if line < 0:
         return t
-    return _leave_l2(s, g, _put(s, s[L2], line), t)
+    return _leave_l2(s, g, caches.put(s, s[L2], line), t)
 
 
 @inline
 def bring(s: State, g: State, b: int, line: int, dirty: int, t: int) -> int:
     """Bring a line into the caches, for a load or store that is issued at t; when it is there."""
     c = s[L1]
-    if caches.use(s, c, line, dirty):
+    victim = caches.access(s, c, line, dirty)
+    if victim == HIT:
         return t + s[c + DELAY]
-    return _miss(s, g, b, line, dirty, t)
+    return _miss(s, g, b, line, victim, t)
 
 
 @part
-def _miss(s: State, g: State, b: int, line: int, dirty: int, t: int) -> int:
-    """The same for a line that isn't in the first cache."""
+def _miss(s: State, g: State, b: int, line: int, one: int, t: int) -> int:
+    """The same for a line that wasn't in the first cache, which has taken it in for another."""
     c = s[L2]
-    if caches.use(s, c, line, 0):
+    two = caches.access(s, c, line, 0)
+    if two == HIT:
         t += s[c + DELAY]
-        _leave_l1(s, g, caches.insert(s, s[L1], line, dirty), t)
+        _leave_l1(s, g, one, t)
         return t
     c = s[LLC]
-    if caches.use(s, c, line, 0):
+    three = caches.access(s, c, line, 0)
+    if three == HIT:
         t += s[c + DELAY]
-        _leave_l2(s, g, caches.insert(s, s[L2], line, 0), t)
-        _leave_l1(s, g, caches.insert(s, s[L1], line, dirty), t)
+        _leave_l2(s, g, two, t)
+        _leave_l1(s, g, one, t)
         return t
-    slot = miss_slot(s, b)
+    slot = miss_slot(s, b, t)
     if s[slot] > t:
         s[b + WAITED] = s[slot] - t
         t = s[slot]
     t += s[c + DELAY]
     came = fetch(s, g, line, t)
-    left = _leave(s, g, caches.insert(s, s[LLC], line, 0), t)
-    left = max(left, _leave_l2(s, g, caches.insert(s, s[L2], line, 0), t))
-    left = max(left, _leave_l1(s, g, caches.insert(s, s[L1], line, dirty), t))
+    left = max(_leave(s, g, three, t), _leave_l2(s, g, two, t), _leave_l1(s, g, one, t))
     s[slot] = max(came, left)  # the buffer is kept until the victim has gone
     return came
 
@@ -183,7 +163,7 @@ def load(s: State, g: State, b: int, line: int, dependent: bool) -> None:
     """A thread loads from a line."""
     k = s[CORE]
     s[k + LOADS] += 1
-    place = b + RINGS + MARKS + s[k + OUTSTANDING] + s[b + NEXT]
+    place = b + RINGS + s[k + OUTSTANDING] + s[b + NEXT]
     t = max(s[b + CLOCK], s[place])
     if dependent:
         t = max(t, s[b + CAME])
@@ -214,7 +194,7 @@ def store(s: State, g: State, b: int, line: int) -> None:
     """A thread stores to a line."""
     k = s[CORE]
     s[k + STORES] += 1
-    place = b + RINGS + MARKS + s[k + OUTSTANDING] + s[b + NEXT]
+    place = b + RINGS + s[k + OUTSTANDING] + s[b + NEXT]
     t = max(s[b + CLOCK], s[place])
     s[b + CLOCK] = t + s[k + ISSUE]
     if s[PAGES]:
@@ -226,6 +206,15 @@ def store(s: State, g: State, b: int, line: int) -> None:
     if came > s[b + STORED]:
         s[b + STORED] = came
     _retire(s, k, b, place)
+
+
+@inline
+def soon(s: State, line: int) -> None:
+    """A line will be used soon: what the model keeps of it shall be in the host's caches by then."""
+    c = s[LLC]
+    place = caches.front(s, c, line)
+    prefetch(s, place)
+    prefetch(s, place + s[c + caches.WAYS] - 1)
 
 
 @part
@@ -240,7 +229,7 @@ def flush(s: State, g: State, b: int, line: int) -> None:
         return
     if _clean(s, line):
         s[k + FLUSHED] += 1
-        slot = miss_slot(s, b)
+        slot = miss_slot(s, b, s[b + CLOCK])
         s[b + CLOCK] = max(s[b + CLOCK], s[slot])
         s[slot] = write_back(s, g, line, max(t, s[b + STORED], s[slot]))
         s[b + DURABLE] = max(s[b + DURABLE], s[slot])
@@ -293,7 +282,8 @@ def combine(s: State, g: State, b: int) -> None:
 @part
 def _send(s: State, g: State, b: int, line: int, mask: int) -> None:
     k = s[CORE]
-    slot = _first(s, b + RINGS + MARKS + s[k + OUTSTANDING] + s[k + WINDOW], s[k + STREAMS])
+    ring = b + RINGS + s[k + OUTSTANDING] + s[k + WINDOW]
+    slot = slots.take(s, ring, s[k + STREAMS], b + NEXT_STREAM, s[b + CLOCK])
     t = max(s[b + CLOCK], s[slot])
     s[b + CLOCK] = t
     there = engine.write_back(s, g, line, t) if mask == FULL else engine.write_part(s, g, line, t)
@@ -316,11 +306,11 @@ def fence(s: State, g: State, b: int) -> None:
 @part
 def _mark(s: State, g: State, b: int, page: int) -> None:
     """A page of the page cache is to be synced at the next fence."""
-    marks = b + RINGS
+    marks = b + MARKS
     for i in range(s[b + MARKED]):
         if s[marks + i] == page:
             return
-    if s[b + MARKED] == MARKS:
+    if s[b + MARKED] == RINGS - MARKS:
         sync(s, g, b)
     s[marks + s[b + MARKED]] = page
     s[b + MARKED] += 1
@@ -332,7 +322,7 @@ def sync(s: State, g: State, b: int) -> None:
     call(s, b)
     t = s[b + CLOCK]
     for i in range(s[b + MARKED]):
-        t = pagecache.sync_page(s, g, s[b + RINGS + i], t)
+        t = pagecache.sync_page(s, g, s[b + MARKS + i], t)
     s[b + MARKED], s[b + CLOCK] = 0, t
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mktme.crypto.kernel import part
+from mktme.crypto.kernel import inline, part
 from mktme.errors import TimingError
 from mktme.timing import caches, cells, controller, growing
 from mktme.timing.parameters import Component, parameter
@@ -137,20 +137,22 @@ def _written(s: State, g: State, c: int, node: int, t: int) -> None:
     cache = s[c + CACHE]
     while True:
         above = _parent(s, c, node)
-        if above < 0 or caches.use(s, cache, above, 1):
+        if above < 0:
+            return
+        victim = caches.access(s, cache, above, 1)
+        if victim == caches.HIT:
             return
         s[c + TREE_FETCHED] += 1
         controller.read(s, s[PMEM], s[c + BASE] + above, t)
-        node = caches.insert(s, cache, above, 1)
-        if node < 0:
+        if victim < 0:
             return
+        node = victim
         _write(s, g, c, node, t)
 
 
-@part
-def _take_in(s: State, g: State, c: int, node: int, t: int) -> None:
-    """A fetched counter line or node goes into the cache."""
-    victim = caches.insert(s, s[c + CACHE], node, 0)
+@inline
+def _evict(s: State, g: State, c: int, victim: int, t: int) -> None:
+    """A counter line or node leaves the cache, dirty, unless it is none."""
     if victim >= 0:
         _write(s, g, c, victim, t)
         _written(s, g, c, victim, t)
@@ -171,20 +173,24 @@ def _known(s: State, g: State, c: int, node: int, t: int) -> int:
     """The same for a line of counters."""
     cache = s[c + CACHE]
     t += s[cache + caches.DELAY]
-    if caches.use(s, cache, node, 0):
+    victim = caches.access(s, cache, node, 0)
+    if victim == caches.HIT:
         return t
     s[c + FETCHED] += 1
     known = controller.read(s, s[PMEM], s[c + BASE] + node, t)
-    _take_in(s, g, c, node, known)
+    _evict(s, g, c, victim, known)
     if s[c + LEVELS] == 0:
         return known
     checks = 1
     above = _parent(s, c, node)
-    while above >= 0 and not caches.use(s, cache, above, 0):
+    while above >= 0:
+        victim = caches.access(s, cache, above, 0)
+        if victim == caches.HIT:
+            break
         s[c + TREE_FETCHED] += 1
         checks += 1
         known = max(known, controller.read(s, s[PMEM], s[c + BASE] + above, t))
-        _take_in(s, g, c, above, known)
+        _evict(s, g, c, victim, known)
         above = _parent(s, c, above)
     return known + checks * s[c + HASH]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mktme.crypto.kernel import inline
-from mktme.timing.words import State, Vector, Words
+from mktme.timing.words import State, Vector, Words, length
 
 SUM, MOST = 0, 1
 HEADER = 8
 STEPS = 8  # bins to a factor of two
+_WIDTH = STEPS.bit_length()
 BINS = 64 * STEPS
 
 
@@ -24,17 +25,8 @@ def count(s: State, h: int, value: int) -> None:
     s[h + SUM] += value
     if value > s[h + MOST]:
         s[h + MOST] = value
-    low, shift = value, 0
-    if low >= STEPS << 12:
-        low >>= 12
-        shift = 12
-    if low >= STEPS << 6:
-        low >>= 6
-        shift += 6
-    while low >= 2 * STEPS:
-        low >>= 1
-        shift += 1
-    s[h + HEADER + (shift * STEPS + low)] += 1
+    shift = max(0, length(value) - _WIDTH)
+    s[h + HEADER + (shift * STEPS + (value >> shift))] += 1
 
 
 def edge(index: int) -> int:

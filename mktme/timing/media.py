@@ -24,8 +24,11 @@ from pmem.geometry import LINE
 (SHIFT, SETS, WAYS, HIT, MISS, READING, WRITING, MERGING, WHOLE, BANKS) = range(10)
 (READS, WRITES, FOUND, MERGED, PARTIAL, CHANNEL, BLOCKS, ALL) = range(10, 18)
 HEADER = 24
-# A channel's block: of each bank until when it reads and until when it writes; then the buffer's entries.
+# A channel's block: of each bank until when it reads and until when it writes; then the buffer's sets. A set:
+# in the order of their last use the units that are there, plus one, above ORDER bits that say which entry is
+# theirs; then the entries.
 UNIT, LINES, READY, ENTRY = 0, 1, 2, 3  # of an entry: its unit plus one, dirty lines, when it is there
+ORDER = 6
 
 OPTANE = "Yang et al., FAST 2020"
 
@@ -73,7 +76,7 @@ class Media(Component):
     def lay(self, words: Words, channels: int) -> int:
         """Its place among the words, for as many channels."""
         sets = self.buffer_units // self.buffer_ways
-        block = -(-(2 * self.banks + ENTRY * self.buffer_units) // 8) * 8
+        block = -(-(2 * self.banks + (1 + ENTRY) * self.buffer_units) // 8) * 8
         lines = self.unit // LINE
         place = words.take(
             HEADER + block * channels,
@@ -91,6 +94,11 @@ class Media(Component):
         words[place + CHANNEL] = block
         words[place + BLOCKS] = channels
         words[place + ALL] = (1 << lines) - 1 if lines < 64 else -1
+        for channel in range(channels):
+            for number in range(sets):
+                first = place + HEADER + block * channel + 2 * self.banks
+                for way in range(self.buffer_ways):
+                    words[first + (1 + ENTRY) * self.buffer_ways * number + way] = way
         return place
 
 
@@ -135,13 +143,14 @@ def read(s: State, m: int, channel: int, line: int, t: int) -> int:
         s[m + READS] += 1
         return serve_read(s, bank, t, s[m + READING], s[m + WRITING]) + s[m + MISS]
     entry = _use(s, m, block, unit)
-    if entry >= 0:
+    if s[entry] == unit + 1:
         s[m + FOUND] += 1
         return max(t + s[m + HIT], s[entry + READY])
     s[m + READS] += 1
     start = serve_read(s, bank, t, s[m + READING], s[m + WRITING])
     ready = start + s[m + MISS]
-    _open(s, m, block, unit, 0, ready, start)
+    _leave(s, m, block, entry, start)
+    s[entry], s[entry + READY] = unit + 1, ready
     return ready
 
 
@@ -154,15 +163,14 @@ def write(s: State, m: int, channel: int, line: int, t: int) -> int:
         s[m + WRITES] += 1
         bank = block + 2 * (unit & (s[m + BANKS] - 1))
         return serve_write(s, bank, t, s[m + WRITING]) + s[m + WRITING]
-    bit = 1 << (line & ((1 << s[m + SHIFT]) - 1))
     entry = _use(s, m, block, unit)
-    if entry >= 0:
-        if s[entry + LINES] & bit:
-            s[m + MERGED] += 1
-        s[entry + LINES] |= bit
-    else:
-        t = _open(s, m, block, unit, bit, t, t)
-        entry = _use(s, m, block, unit)
+    if s[entry] != unit + 1:
+        t = _leave(s, m, block, entry, t)
+        s[entry], s[entry + READY] = unit + 1, t
+    bit = 1 << (line & ((1 << s[m + SHIFT]) - 1))
+    if s[entry + LINES] & bit:
+        s[m + MERGED] += 1
+    s[entry + LINES] |= bit
     if s[entry + LINES] == s[m + ALL] and s[m + WHOLE]:  # a complete unit doesn't wait
         t = _write_back(s, m, block, unit, s[m + ALL], t)
         s[entry + LINES] = 0
@@ -171,32 +179,30 @@ def write(s: State, m: int, channel: int, line: int, t: int) -> int:
 
 @part
 def _use(s: State, m: int, block: int, unit: int) -> int:
-    """A unit's entry in the buffer, the last used one of its set from now on, or -1."""
+    """A unit's entry in the buffer, the last used one of its set from now on; if it isn't there, the entry
+    that was used least recently, with what it holds.
+    """
     ways = s[m + WAYS]
-    base = block + 2 * s[m + BANKS] + ENTRY * ways * (unit & (s[m + SETS] - 1))
+    base = block + 2 * s[m + BANKS] + (1 + ENTRY) * ways * (unit & (s[m + SETS] - 1))
     wanted = unit + 1
-    for way in range(ways):
-        at = base + ENTRY * way
-        if s[at] == wanted:
-            lines, ready = s[at + LINES], s[at + READY]
-            for i in range(at + ENTRY - 1, base + ENTRY - 1, -1):
-                s[i] = s[i - ENTRY]
-            s[base], s[base + LINES], s[base + READY] = wanted, lines, ready
-            return base
-    return -1
+    moving = s[base]
+    if moving >> ORDER != wanted:
+        for at in range(base + 1, base + ways):
+            s[at], moving = moving, s[at]
+            if moving >> ORDER == wanted:
+                break
+        way = moving & ((1 << ORDER) - 1)
+        s[base] = (wanted << ORDER) | way
+        return base + ways + ENTRY * way
+    return base + ways + ENTRY * (moving & ((1 << ORDER) - 1))
 
 
 @part
-def _open(s: State, m: int, block: int, unit: int, lines: int, ready: int, t: int) -> int:
-    """Take a unit into the buffer; when there is room for it, after the write of one that leaves began."""
-    ways = s[m + WAYS]
-    base = block + 2 * s[m + BANKS] + ENTRY * ways * (unit & (s[m + SETS] - 1))
-    last = base + ENTRY * (ways - 1)
-    if s[last + LINES]:
-        t = _write_back(s, m, block, s[last] - 1, s[last + LINES], t)
-    for i in range(last + ENTRY - 1, base + ENTRY - 1, -1):
-        s[i] = s[i - ENTRY]
-    s[base], s[base + LINES], s[base + READY] = unit + 1, lines, ready
+def _leave(s: State, m: int, block: int, entry: int, t: int) -> int:
+    """A unit leaves the buffer at t; when there is room, after the write of its lines began."""
+    if s[entry + LINES]:
+        t = _write_back(s, m, block, s[entry] - 1, s[entry + LINES], t)
+        s[entry + LINES] = 0
     return t
 
 
@@ -222,9 +228,8 @@ def drain(s: State, m: int) -> None:
     """Write back what the buffers hold, as a power failure or a quiet moment does: for the counts."""
     for channel in range(s[m + BLOCKS]):
         block = m + HEADER + channel * s[m + CHANNEL]
-        base = block + 2 * s[m + BANKS]
-        for i in range(s[m + SETS] * s[m + WAYS]):
-            at = base + ENTRY * i
-            if s[at + LINES]:
-                _write_back(s, m, block, s[at] - 1, s[at + LINES], 0)
-                s[at + LINES] = 0
+        ways = s[m + WAYS]
+        for number in range(s[m + SETS]):
+            base = block + 2 * s[m + BANKS] + (1 + ENTRY) * ways * number + ways
+            for way in range(ways):
+                _leave(s, m, block, base + ENTRY * way, 0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mktme.crypto.kernel import part
+from mktme.crypto.kernel import inline, part
 from mktme.errors import TimingError
 from mktme.timing import caches, cells, controller
 from mktme.timing.parameters import Component, parameter
@@ -143,27 +143,21 @@ def _list(s: State, p: int, page: int) -> None:
     s[p + DIRTY] += 1
 
 
-@part
-def _take_in(s: State, g: State, p: int, page: int, t: int) -> None:
-    """A page comes into the cache, clean; another may leave."""
-    victim = caches.insert(s, s[p + CACHE], page, 0)
+@inline
+def _evict(s: State, g: State, p: int, victim: int, t: int) -> None:
+    """A page leaves the cache, dirty, unless it is none."""
     if victim >= 0:
         s[p + EVICTED] += 1
         _write_page(s, g, p, victim, t)
 
 
-@part
-def _use(s: State, p: int, page: int, dirty: int) -> bool:
-    """Use a page that is in the cache; False if it isn't."""
-    c = s[p + CACHE]
-    if not caches.use(s, c, page, 0):
-        return False
-    if dirty:
-        place = caches.find(s, c, page)
-        if not s[place] & 1:
-            s[place] |= 1
-            _list(s, p, page)
-    return True
+@inline
+def _dirty(s: State, p: int, page: int) -> None:
+    """The page used last becomes dirty."""
+    place = caches.front(s, s[p + CACHE], page)
+    if not s[place] & 1:
+        s[place] |= 1
+        _list(s, p, page)
 
 
 @part
@@ -171,13 +165,13 @@ def touch(s: State, g: State, line: int, dirty: int, t: int) -> int:
     """A mapped line is used at t: when its page is there."""
     p = s[PAGES]
     page = line // LINES
-    if _use(s, p, page, dirty):
-        return t
-    s[p + FAULTS] += 1
-    t = _read_page(s, p, page, t + s[p + FAULT])
-    _take_in(s, g, p, page, t)
+    victim = caches.access(s, s[p + CACHE], page, 0)
+    if victim != caches.HIT:
+        s[p + FAULTS] += 1
+        t = _read_page(s, p, page, t + s[p + FAULT])
+        _evict(s, g, p, victim, t)
     if dirty:
-        _use(s, p, page, 1)
+        _dirty(s, p, page)
     return t
 
 
@@ -210,12 +204,13 @@ def use_range(s: State, g: State, address: int, size: int, dirty: int, t: int) -
     end = address + size
     for page in range(address // PAGE, (end - 1) // PAGE + 1):
         low, high = max(address, page * PAGE), min(end, (page + 1) * PAGE)
-        if not _use(s, p, page, dirty):
+        victim = caches.access(s, s[p + CACHE], page, 0)
+        if victim != caches.HIT:
             if not (dirty and high - low == PAGE):
                 t = _read_page(s, p, page, t)
-            _take_in(s, g, p, page, t)
-            if dirty:
-                _use(s, p, page, 1)
+            _evict(s, g, p, victim, t)
+        if dirty:
+            _dirty(s, p, page)
         s[p + COPIED] += high - low
         t += s[p + COPY] * (high - low) // PAGE
     return t

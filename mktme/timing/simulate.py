@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mktme.crypto.kernel import kernel, part
+from mktme.crypto.kernel import inline, kernel, part
 from mktme.timing import (
     access,
     caches,
@@ -34,6 +34,7 @@ from mktme.timing.words import (
     SIZE,
     State,
     Vector,
+    bytes_at,
     words_at,
 )
 from pmem.geometry import LINE, PAGE
@@ -43,6 +44,7 @@ NONTEMPORAL, WORK, PREAD, PWRITE = access.NONTEMPORAL, access.WORK, access.PREAD
 FSYNC, DEPENDENT = access.FSYNC, access.DEPENDENT
 FINE, BEYOND, ROOM, UNKNOWN, MORE = range(5)  # why a loop ended
 MOST = 1 << 40  # lines of a record: all
+AHEAD = 8  # records between a line's announcement to the host's caches and its use
 BURST = 4  # lines of a record before another thread has its turn
 
 
@@ -74,29 +76,41 @@ def run(
     are empty; addresses are signed.
     """
     s, g = words_at(state.ctypes.data), words_at(table.ctypes.data)
+    d, o = bytes_at(data.ctypes.data), words_at(offsets.ctypes.data)
+    if heads.size == 0:
+        for record in range(at, kinds.size):
+            if record + AHEAD < kinds.size:
+                core.soon(s, addresses[record + AHEAD] // LINE)
+            kind: Any = np.int64(kinds[record])
+            size: Any = np.int64(sizes[record])
+            thread: Any = np.int64(threads[record]) if threads.size else 0
+            b = core.block_of(s, thread)
+            if times.size:
+                _not_before(s, b, times[record])
+            reason = _record(s, g, b, kind, addresses[record], size, d, o, record, MOST)
+            if reason != FINE:
+                return reason, record
+        return FINE, kinds.size
     while True:
-        if heads.size == 0:
-            if at == kinds.size:
-                return FINE, at
-        else:
-            at = _least(s, heads)
-            if at < 0:
-                return FINE, kinds.size
-        kind: Any = np.int64(kinds[at])
-        size: Any = np.int64(sizes[at])
-        thread: Any = np.int64(threads[at]) if threads.size else 0
+        record = _least(s, heads)
+        if record < 0:
+            return FINE, kinds.size
+        kind, size, thread = np.int64(kinds[record]), np.int64(sizes[record]), np.int64(threads[record])
         b = core.block_of(s, thread)
-        if times.size and s[b + core.RESUME] == 0:
-            s[b + core.CLOCK] = max(s[b + core.CLOCK], times[at] * 1000)
-        reason = _record(s, g, b, kind, addresses[at], size, data, offsets, at, BURST if heads.size else MOST)
-        if reason == MORE:
-            continue
-        if reason != FINE:
-            return reason, at
-        if heads.size:
-            heads[thread] = following[at]
-        else:
-            at += 1
+        if times.size:
+            _not_before(s, b, times[record])
+        reason = _record(s, g, b, kind, addresses[record], size, d, o, record, BURST)
+        if reason == FINE:
+            heads[thread] = following[record]
+        elif reason != MORE:
+            return reason, record
+
+
+@inline
+def _not_before(s: State, b: int, time: int) -> None:
+    """A record that isn't begun yet waits for its time, in ns."""
+    if s[b + core.RESUME] == 0:
+        s[b + core.CLOCK] = max(s[b + core.CLOCK], time * 1000)
 
 
 @part
@@ -120,8 +134,8 @@ def _record(
     kind: int,
     address: int,
     size: int,
-    data: Any,
-    offsets: Any,
+    data: State,
+    offsets: State,
     record: int,
     most: int,
 ) -> int:
@@ -178,15 +192,15 @@ def _record(
 
 
 @part
-def _store_line(g: State, low: int, high: int, data: Any, offsets: Any, record: int, skip: int) -> None:
+def _store_line(g: State, low: int, high: int, data: State, offsets: State, record: int, skip: int) -> None:
     """What a record stores to part of a line, if the trace says it."""
     growing.slot(g, low // PAGE)
-    if offsets.size and offsets[record + 1] > offsets[record]:
+    if offsets[record + 1] > offsets[record]:
         cells.store(g, low, high - low, data, offsets[record] + skip)
 
 
 @part
-def _store(g: State, address: int, end: int, data: Any, offsets: Any, record: int) -> None:
+def _store(g: State, address: int, end: int, data: State, offsets: State, record: int) -> None:
     for line in range(address // LINE, (end - 1) // LINE + 1 if end > address else 0):
         low, high = max(address, line * LINE), min(end, line * LINE + LINE)
         _store_line(g, low, high, data, offsets, record, low - address)

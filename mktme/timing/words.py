@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite.ir import Constant, FunctionType, IntType, VoidType
 from numba import types
 from numba.extending import intrinsic
 
@@ -41,6 +42,42 @@ def words_at(typing: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.int64)(types.uintp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bytes_at(typing: Any, address: Any) -> Any:
+    """The same for bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint8)(types.uintp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def length(typing: Any, value: Any) -> Any:
+    """How many bits a number of at least 0 has, as int.bit_length(): in kernels."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zeros = builder.ctlz(args[0], Constant(IntType(1), 0))
+        return builder.sub(Constant(IntType(64), 64), zeros)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, words: Any, place: Any) -> Any:
+    """Have the host fetch a word that will be wanted soon."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = IntType(32)
+        address = builder.bitcast(builder.gep(args[0], [args[1]]), IntType(8).as_pointer())
+        shape = FunctionType(VoidType(), [address.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], shape)
+        builder.call(function, [address, *(Constant(number, how) for how in (1, 3, 1))])  # to write; data
+        return context.get_dummy_value()
+
+    return types.none(words, types.int64), codegen
 
 
 def ps(ns: float) -> int:
