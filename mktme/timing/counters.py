@@ -47,13 +47,13 @@ class Counters(Component):
     """
 
     policy: str = parameter("write-through", "", "what is compared: write-through, write-back, battery")
-    coalesce: bool = parameter(False, "", "Zuo et al., MICRO 2019: counter write coalescing")
+    coalesce: bool = parameter(False, "", "Zuo et al., MICRO 2019 (SuperMem): counter write coalescing")
     stop_loss: int = parameter(
         4, "", "Ye et al., MICRO 2018 (Osiris): a counter's 4th change", low=1, high=127
     )
-    size: int = parameter(256 << 10, "B", "Zuo et al., MICRO 2019: 256 KiB", low=LINE)
-    ways: int = parameter(8, "", "Zuo et al., MICRO 2019", low=1, high=64)
-    latency_ns: float = parameter(2.6, "ns", "Zuo et al., MICRO 2019: 8 cycles, at 3.1 GHz")
+    size: int = parameter(256 << 10, "B", "assumed, after Zuo et al., MICRO 2019 (SuperMem)", low=LINE)
+    ways: int = parameter(8, "", "assumed, after Zuo et al., MICRO 2019", low=1, high=64)
+    latency_ns: float = parameter(2.6, "ns", "assumed, after Zuo et al., MICRO 2019: 8 cycles, at 3.1 GHz")
     per_page: int = parameter(
         1,
         "",
@@ -62,7 +62,7 @@ class Counters(Component):
         high=2,
     )
     tree: bool = parameter(False, "", "what is compared: an integrity tree over the counters")
-    hash_ns: float = parameter(40.0, "ns", "Ye et al., MICRO 2018: as AES")
+    hash_ns: float = parameter(40.0, "ns", "assumed: as AES")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,7 +32,7 @@ class Engine(Component):
 
     mode: str = parameter("none", "", "what is compared: none, xts, counter")
     aes_ns: float = parameter(
-        40.0, "ns", "AES latency in Zuo et al., MICRO 2019 (SuperMem), and Ye et al., MICRO 2018 (Osiris)"
+        40.0, "ns", "assumed, after Ye et al., MICRO 2018 (Osiris): AES latency"
     )
     xor_ns: float = parameter(0.3, "ns", "a cycle at 3.1 GHz")
     line_ns: float = parameter(

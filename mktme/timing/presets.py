@@ -72,8 +72,8 @@ PCM = (
     _with(
         Controller(),
         {
-            "channels": (1, "Zuo et al., MICRO 2019: one channel"),
-            "write_queue": (64, "Zuo et al., MICRO 2019: 64 entries"),
+            "channels": (1, "assumed, after Zuo et al., MICRO 2019: one channel"),
+            "write_queue": (64, "assumed, after Zuo et al., MICRO 2019: 64 entries"),
             "line_bus_ns": (5.0, "DDR3-1600: 12.8 GB/s"),
             "enter_ns": (20.0, "assumed: way to the queue, no published figure"),
             "nontemporal_ns": (0.0, "assumed: none beyond"),
@@ -83,12 +83,12 @@ PCM = (
         Media(),
         {
             "unit": (64, "lines are written alone: Lee et al., ISCA 2009"),
-            "buffer_units": (0, "no row buffer is modelled, as in Ye et al., MICRO 2018"),
-            "read_ns": (60.0, "Ye et al., MICRO 2018 (Osiris): PCM read 60 ns"),
-            "unit_read_ns": (60.0, "Ye et al., MICRO 2018: the bank is busy as long"),
-            "unit_write_ns": (150.0, "Ye et al., MICRO 2018: PCM write 150 ns"),
+            "buffer_units": (0, "no row buffer is modelled"),
+            "read_ns": (60.0, "assumed, after Ye et al., MICRO 2018 (Osiris)"),
+            "unit_read_ns": (60.0, "assumed: the bank is busy as long"),
+            "unit_write_ns": (150.0, "assumed, after Ye et al., MICRO 2018"),
             "whole_units": (False, "lines are written alone"),
-            "banks": (8, "Zuo et al., MICRO 2019: 8 banks"),
+            "banks": (8, "assumed, after Zuo et al., MICRO 2019: 8 banks"),
         },
     ),
 )

@@ -16,6 +16,7 @@ OUTSIDE = {
     "six DIMMs, reads, 2 threads",
     "six DIMMs, reads, 8 threads",
     "write-through: overhead",
+    "pcm: in the memory controller, over encrypted memory",
     "pcm: in software, the largest of all workloads",
     "optane: in the memory controller, over encrypted memory",
 }
