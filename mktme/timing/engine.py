@@ -31,9 +31,7 @@ class Engine(Component):
     CHOICES: ClassVar = MODES
 
     mode: str = parameter("none", "", "what is compared: none, xts, counter")
-    aes_ns: float = parameter(
-        40.0, "ns", "assumed, after Ye et al., MICRO 2018 (Osiris): AES latency"
-    )
+    aes_ns: float = parameter(40.0, "ns", "assumed, after Ye et al., MICRO 2018 (Osiris): AES latency")
     xor_ns: float = parameter(0.3, "ns", "a cycle at 3.1 GHz")
     line_ns: float = parameter(
         0.5, "ns", "assumed: a pipeline a channel, a block of 16 B a cycle at 1.33 GHz: as fast as the bus"
