@@ -13,7 +13,7 @@ from mktme.crypto.kernel import inline, part
 from mktme.errors import TimingError
 from mktme.timing.parameters import Component, parameter
 from mktme.timing.words import State, Words, ps
-from pmem.geometry import LINE, format_size, parse_size
+from pmem.geometry import LINE, format_size
 
 # Words of a cache's header. Counts: lookups that found the line or didn't, dirty victims.
 MASK, WAYS, DELAY, HITS, MISSES, VICTIMS = range(6)
@@ -52,11 +52,6 @@ class Cache(Component):
 def _near(size: int, ways: int) -> str:
     sets = max(1, 1 << max(0, (size // (LINE * ways)).bit_length() - 1))
     return f"{format_size(sets * ways * LINE)} or {format_size(2 * sets * ways * LINE)}"
-
-
-def sized(text: str | int) -> int:
-    """A size in bytes, as a number or as "32KiB"."""
-    return parse_size(text)
 
 
 def lay(words: Words, sets: int, ways: int, delay: int) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from mktme.errors import TimingError
+from pmem.errors import SizeError
+from pmem.geometry import parse_size
 
 GIVEN = "given by the user"
 
@@ -85,7 +87,7 @@ class Component:
 
 
 def convert(value: Any, like: Any, name: str) -> Any:
-    """A value, perhaps text, as the type of the one that it replaces. Raises TimingError."""
+    """A value, perhaps text ("48KiB"), as the type of the one that it replaces. Raises TimingError."""
     try:
         if isinstance(like, bool):
             if str(value).lower() in ("true", "yes", "1", "false", "no", "0"):
@@ -93,12 +95,14 @@ def convert(value: Any, like: Any, name: str) -> Any:
             raise ValueError
         if isinstance(like, str):
             return str(value)
+        if isinstance(like, int) and isinstance(value, str) and value[-1:].isalpha():
+            return parse_size(value)
         number = float(value)
         if isinstance(like, int):
             if number != int(number):
                 raise ValueError
             return int(number)
         return number
-    except (ValueError, OverflowError):
-        kind = {bool: "true or false", int: "a whole number"}.get(type(like), "a number")
+    except (ValueError, OverflowError, SizeError):
+        kind = {bool: "true or false", int: "a whole number, or a size as 48KiB"}.get(type(like), "a number")
         raise TimingError(f"{name} = {value!r}: it must be {kind}") from None

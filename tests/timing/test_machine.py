@@ -168,7 +168,8 @@ def test_every_parameter_has_a_source_and_a_unit_or_none() -> None:
             for row in machine.rows():
                 assert row.source, row
             assert len({row.name for row in machine.rows()}) == len(list(machine.rows()))
-    changed = Machine.preset("optane").with_values({"media.read_ns": "250"})
+    changed = Machine.preset("optane").with_values({"media.read_ns": "250", "l1.size": "16KiB"})
+    assert changed.l1.size == 16 << 10
     assert next(row for row in changed.rows() if row.name == "media.read_ns")[1:] == (
         250.0,
         "ns",
@@ -195,6 +196,7 @@ def test_every_parameter_has_a_source_and_a_unit_or_none() -> None:
         ({"medium.read_ns": 1}, "there is no parameter 'medium.read_ns': it begins with one of core, l1"),
         ({"media.red_ns": 1}, "Media has no parameter 'red_ns': it has unit"),
         ({"media.read_ns": "fast"}, "Media.read_ns = 'fast': it must be a number"),
+        ({"l1.size": "48MB"}, "Cache.size = '48MB': it must be a whole number, or a size as 48KiB"),
         ({"core.window": 1.5}, "Core.window = 1.5: it must be a whole number"),
         ({"counters.tree": "maybe"}, "Counters.tree = 'maybe': it must be true or false"),
     ],
