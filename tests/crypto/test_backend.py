@@ -112,7 +112,7 @@ def test_the_cache_belongs_to_the_content_of_the_sources(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = kernel.digest()
-    for folder in ("crypto", "iv"):
+    for folder in ("crypto", "iv", "timing"):
         (tmp_path / folder).mkdir()
         for source in (Path(kernel.__file__).parents[1] / folder).glob("*.py"):
             (tmp_path / folder / source.name).write_bytes(source.read_bytes())
