@@ -17,7 +17,7 @@ from mktme.timing.access import THREADS
 from mktme.timing.caches import DELAY, HIT
 from mktme.timing.controller import Controller
 from mktme.timing.parameters import Component, parameter
-from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, State, Words, prefetch, ps
+from mktme.timing.words import CORE, L1, L2, LATENCIES, LLC, PAGES, State, Words, ps
 
 # Words of the header. LOADS, STORES, ...: lines, not records.
 (OUTSTANDING, WINDOW, ISSUE, NONTEMPORAL, INSTRUCTION, REORDER, BLOCK, CALL, STREAMS) = range(9)
@@ -211,10 +211,7 @@ def store(s: State, g: State, b: int, line: int) -> None:
 @inline
 def soon(s: State, line: int) -> None:
     """A line will be used soon: what the model keeps of it shall be in the host's caches by then."""
-    c = s[LLC]
-    place = caches.front(s, c, line)
-    prefetch(s, place)
-    prefetch(s, place + s[c + caches.WAYS] - 1)
+    caches.soon(s, s[LLC], line)
 
 
 @part

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from mktme.crypto.kernel import inline, part
 from mktme.errors import TimingError
-from mktme.timing import caches, cells, controller, growing
+from mktme.timing import caches, cells, controller, growing, sets
 from mktme.timing.parameters import Component, parameter
 from mktme.timing.words import PMEM, State, Words, ps
 from pmem.geometry import LINE, PAGE
@@ -52,7 +52,7 @@ class Counters(Component):
         4, "", "Ye et al., MICRO 2018 (Osiris): a counter's 4th change", low=1, high=127
     )
     size: int = parameter(256 << 10, "B", "assumed, after Zuo et al., MICRO 2019 (SuperMem)", low=LINE)
-    ways: int = parameter(8, "", "assumed, after Zuo et al., MICRO 2019", low=1, high=64)
+    ways: int = parameter(8, "", "assumed, after Zuo et al., MICRO 2019", low=1, high=sets.WAYS)
     latency_ns: float = parameter(2.6, "ns", "assumed, after Zuo et al., MICRO 2019: 8 cycles, at 3.1 GHz")
     per_page: int = parameter(
         1,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mktme.crypto.kernel import part
+from mktme.crypto.kernel import inline, part
 from mktme.errors import TimingError
+from mktme.timing import sets
 from mktme.timing.parameters import Component, parameter
 from mktme.timing.words import State, Words, ps
 from pmem.geometry import LINE
@@ -23,12 +24,12 @@ from pmem.geometry import LINE
 # PARTIAL: units that left the buffer incomplete.
 (SHIFT, SETS, WAYS, HIT, MISS, READING, WRITING, MERGING, WHOLE, BANKS) = range(10)
 (READS, WRITES, FOUND, MERGED, PARTIAL, CHANNEL, BLOCKS, ALL) = range(10, 18)
+(ORDERS, UNITS, STATES) = range(18, 21)
 HEADER = 24
-# A channel's block: of each bank until when it reads and until when it writes; then the buffer's sets. A set:
-# in the order of their last use the units that are there, plus one, above ORDER bits that say which entry is
-# theirs; then the entries.
-UNIT, LINES, READY, ENTRY = 0, 1, 2, 3  # of an entry: its unit plus one, dirty lines, when it is there
-ORDER = 6
+# A channel's block: of each bank until when it reads and until when it writes; then the buffer: the order of
+# each set, the units that are in its ways, plus one, shifted left by one, and of each way its dirty lines and
+# when it is there. ORDERS, UNITS, STATES: where these begin.
+LINES, READY, EACH = 0, 1, 2
 
 OPTANE = "Yang et al., FAST 2020"
 
@@ -42,7 +43,7 @@ class Media(Component):
 
     unit: int = parameter(256, "B", f"{OPTANE}: XPLine", low=LINE, high=LINE * 64, power=True)
     buffer_units: int = parameter(64, "", f"{OPTANE}, section 5.1: XPBuffer of 16 KiB", high=1 << 16)
-    buffer_ways: int = parameter(8, "", "assumed: not published", low=1, high=64)
+    buffer_ways: int = parameter(8, "", "assumed: not published", low=1, high=sets.WAYS)
     read_ns: float = parameter(284.0, "ns", f"{OPTANE}: 305 ns at random, less the last-level cache's 21")
     buffer_read_ns: float = parameter(
         102.7, "ns", f"{OPTANE}: 169 ns in order, of which one line in four is read from the cells"
@@ -59,8 +60,8 @@ class Media(Component):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sets, rest = divmod(self.buffer_units, self.buffer_ways)
-        if self.buffer_units and (rest or sets & (sets - 1)):
+        count, rest = divmod(self.buffer_units, self.buffer_ways)
+        if self.buffer_units and (rest or count & (count - 1)):
             raise TimingError(
                 f"a buffer of {self.buffer_units} units in {self.buffer_ways} ways has no power of two of "
                 "sets: change Media.buffer_units or Media.buffer_ways"
@@ -75,13 +76,14 @@ class Media(Component):
 
     def lay(self, words: Words, channels: int) -> int:
         """Its place among the words, for as many channels."""
-        sets = self.buffer_units // self.buffer_ways
-        block = -(-(2 * self.banks + (1 + ENTRY) * self.buffer_units) // 8) * 8
-        lines = self.unit // LINE
+        count, lines = self.buffer_units // self.buffer_ways, self.unit // LINE
+        units = -(-(2 * self.banks + count) // 8) * 8
+        states = units + count * sets.WAYS
+        block = states + count * sets.WAYS * EACH
         place = words.take(
             HEADER + block * channels,
             lines.bit_length() - 1,
-            sets,
+            count,
             self.buffer_ways,
             ps(self.buffer_read_ns),
             ps(self.read_ns),
@@ -94,11 +96,9 @@ class Media(Component):
         words[place + CHANNEL] = block
         words[place + BLOCKS] = channels
         words[place + ALL] = (1 << lines) - 1 if lines < 64 else -1
+        words[place + ORDERS], words[place + UNITS], words[place + STATES] = 2 * self.banks, units, states
         for channel in range(channels):
-            for number in range(sets):
-                first = place + HEADER + block * channel + 2 * self.banks
-                for way in range(self.buffer_ways):
-                    words[first + (1 + ENTRY) * self.buffer_ways * number + way] = way
+            words.fill(place + HEADER + block * channel + 2 * self.banks, count, sets.ORDER)
         return place
 
 
@@ -142,15 +142,15 @@ def read(s: State, m: int, channel: int, line: int, t: int) -> int:
     if s[m + SETS] == 0:
         s[m + READS] += 1
         return serve_read(s, bank, t, s[m + READING], s[m + WRITING]) + s[m + MISS]
-    entry = _use(s, m, block, unit)
-    if s[entry] == unit + 1:
+    chosen = unit & (s[m + SETS] - 1)
+    way = sets.find(s, block + s[m + UNITS] + chosen * sets.WAYS, (unit + 1) << 1)
+    if way < sets.WAYS:
         s[m + FOUND] += 1
-        return max(t + s[m + HIT], s[entry + READY])
+        return max(t + s[m + HIT], s[_touch(s, m, block, chosen, way) + READY])
     s[m + READS] += 1
     start = serve_read(s, bank, t, s[m + READING], s[m + WRITING])
     ready = start + s[m + MISS]
-    _leave(s, m, block, entry, start)
-    s[entry], s[entry + READY] = unit + 1, ready
+    _open(s, m, block, chosen, unit, ready, start)
     return ready
 
 
@@ -163,46 +163,40 @@ def write(s: State, m: int, channel: int, line: int, t: int) -> int:
         s[m + WRITES] += 1
         bank = block + 2 * (unit & (s[m + BANKS] - 1))
         return serve_write(s, bank, t, s[m + WRITING]) + s[m + WRITING]
-    entry = _use(s, m, block, unit)
-    if s[entry] != unit + 1:
-        t = _leave(s, m, block, entry, t)
-        s[entry], s[entry + READY] = unit + 1, t
+    chosen = unit & (s[m + SETS] - 1)
+    way = sets.find(s, block + s[m + UNITS] + chosen * sets.WAYS, (unit + 1) << 1)
+    if way >= sets.WAYS:
+        way = sets.oldest(s[block + s[m + ORDERS] + chosen], s[m + WAYS])
+        t = _open(s, m, block, chosen, unit, t, t)
+    state = _touch(s, m, block, chosen, way)
     bit = 1 << (line & ((1 << s[m + SHIFT]) - 1))
-    if s[entry + LINES] & bit:
+    if s[state + LINES] & bit:
         s[m + MERGED] += 1
-    s[entry + LINES] |= bit
-    if s[entry + LINES] == s[m + ALL] and s[m + WHOLE]:  # a complete unit doesn't wait
+    s[state + LINES] |= bit
+    if s[state + LINES] == s[m + ALL] and s[m + WHOLE]:  # a complete unit doesn't wait
         t = _write_back(s, m, block, unit, s[m + ALL], t)
-        s[entry + LINES] = 0
+        s[state + LINES] = 0
     return t
 
 
-@part
-def _use(s: State, m: int, block: int, unit: int) -> int:
-    """A unit's entry in the buffer, the last used one of its set from now on; if it isn't there, the entry
-    that was used least recently, with what it holds.
-    """
-    ways = s[m + WAYS]
-    base = block + 2 * s[m + BANKS] + (1 + ENTRY) * ways * (unit & (s[m + SETS] - 1))
-    wanted = unit + 1
-    moving = s[base]
-    if moving >> ORDER != wanted:
-        for at in range(base + 1, base + ways):
-            s[at], moving = moving, s[at]
-            if moving >> ORDER == wanted:
-                break
-        way = moving & ((1 << ORDER) - 1)
-        s[base] = (wanted << ORDER) | way
-        return base + ways + ENTRY * way
-    return base + ways + ENTRY * (moving & ((1 << ORDER) - 1))
+@inline
+def _touch(s: State, m: int, block: int, chosen: int, way: int) -> int:
+    """A way of a set is used; where its state is."""
+    at = block + s[m + ORDERS] + chosen
+    s[at] = sets.used(s[at], way)
+    return block + s[m + STATES] + (chosen * sets.WAYS + way) * EACH
 
 
 @part
-def _leave(s: State, m: int, block: int, entry: int, t: int) -> int:
-    """A unit leaves the buffer at t; when there is room, after the write of its lines began."""
-    if s[entry + LINES]:
-        t = _write_back(s, m, block, s[entry] - 1, s[entry + LINES], t)
-        s[entry + LINES] = 0
+def _open(s: State, m: int, block: int, chosen: int, unit: int, ready: int, t: int) -> int:
+    """Take a unit into the buffer; when there is room for it, after the write of one that leaves began."""
+    way = sets.oldest(s[block + s[m + ORDERS] + chosen], s[m + WAYS])
+    state = _touch(s, m, block, chosen, way)
+    at = block + s[m + UNITS] + chosen * sets.WAYS + way
+    if s[state + LINES]:
+        t = _write_back(s, m, block, (s[at] >> 1) - 1, s[state + LINES], t)
+    s[at] = (unit + 1) << 1
+    s[state + LINES], s[state + READY] = 0, ready
     return t
 
 
@@ -228,8 +222,9 @@ def drain(s: State, m: int) -> None:
     """Write back what the buffers hold, as a power failure or a quiet moment does: for the counts."""
     for channel in range(s[m + BLOCKS]):
         block = m + HEADER + channel * s[m + CHANNEL]
-        ways = s[m + WAYS]
-        for number in range(s[m + SETS]):
-            base = block + 2 * s[m + BANKS] + (1 + ENTRY) * ways * number + ways
-            for way in range(ways):
-                _leave(s, m, block, base + ENTRY * way, 0)
+        for i in range(s[m + SETS] * sets.WAYS):
+            state = block + s[m + STATES] + i * EACH
+            if s[state + LINES]:
+                unit = (s[block + s[m + UNITS] + i] >> 1) - 1
+                _write_back(s, m, block, unit, s[state + LINES], 0)
+                s[state + LINES] = 0

@@ -134,7 +134,7 @@ def _list(s: State, p: int, page: int) -> None:
     """Remember that a page has become dirty."""
     if s[p + DIRTY] == s[p + ROOM]:  # entries of pages that were evicted or synced since: anew
         c, count = s[p + CACHE], 0
-        for i in range(c + caches.HEADER, c + caches.HEADER + (s[c + caches.MASK] + 1) * s[c + caches.WAYS]):
+        for i in range(s[c + caches.ENTRIES], caches.end(s, c)):
             if s[i] & 1:
                 s[s[p + LIST] + count] = (s[i] >> 1) - 1
                 count += 1
@@ -153,8 +153,8 @@ def _evict(s: State, g: State, p: int, victim: int, t: int) -> None:
 
 @inline
 def _dirty(s: State, p: int, page: int) -> None:
-    """The page used last becomes dirty."""
-    place = caches.front(s, s[p + CACHE], page)
+    """A page that is in the cache becomes dirty."""
+    place = caches.find(s, s[p + CACHE], page)
     if not s[place] & 1:
         s[place] |= 1
         _list(s, p, page)

@@ -91,6 +91,7 @@ class Words:
     def __init__(self) -> None:
         self._length = HEAD
         self._values: dict[int, int] = {}
+        self._fills: list[tuple[int, int, int]] = []
 
     def take(self, count: int, *values: int) -> int:
         """The place of as many new words, the first of which have values; the rest are 0."""
@@ -103,9 +104,16 @@ class Words:
     def __setitem__(self, place: int, value: int) -> None:
         self._values[place] = int(value)
 
+    def fill(self, place: int, count: int, value: int) -> None:
+        """Give as many words a value."""
+        self._fills.append((place, count, value))
+
     def vector(self) -> Vector:
-        """The vector as laid out; each call gives a new one."""
-        made = np.zeros(self._length, np.int64)
+        """The vector as laid out, from a line of the host's cache on; each call gives a new one."""
+        made = np.zeros(self._length + 8, np.int64)
+        made = made[-made.ctypes.data // 8 % 8 :][: self._length]
+        for place, count, value in self._fills:
+            made[place : place + count] = value
         for place, value in self._values.items():
             made[place] = value
         return made

@@ -127,7 +127,7 @@ def test_hits_misses_and_write_backs_are_those_of_the_model(accesses: list[tuple
             "12 sets of 64-byte lines: it must be a power of two, as 2KiB or 4KiB give",
         ),
         ({"size": 1000}, "has 1.875 sets"),
-        ({"ways": 0}, "Cache.ways = 0: it must be at least 1 and at most 64"),
+        ({"ways": 0}, "Cache.ways = 0: it must be at least 1 and at most 16"),
         ({"latency_ns": -1.0}, "Cache.latency_ns = -1.0 ns: it must be at least 0"),
         ({"latency_ns": float("nan")}, "is no number"),
         ({"size": 0}, "Cache.size = 0 B: it must be at least 64"),
