@@ -94,6 +94,10 @@ class TraceError(MktmeError, ValueError):
     """A trace that can't be read or replayed."""
 
 
+class ClientError(MktmeError, ValueError):
+    """A real program can't be served like that."""
+
+
 class CrashError(MktmeError, ValueError):
     """A power failure, or an exploration of them, that can't be."""
 
