@@ -72,7 +72,7 @@ class Ranges:
 
 
 class FolderStore:
-    """Files of a volume, by their paths; any path of encryption, any scheme. Thread-safe as the file system is."""
+    """Files of a volume, by their paths. Thread-safe as the file system is."""
 
     def __init__(self, system: FileSystem) -> None:
         self.system = system

@@ -71,12 +71,12 @@ def sound(connection: Any) -> int:
 
 @pytest.mark.parametrize("journal", JOURNALS)
 def test_a_database_in_a_file_of_a_volume(system: mktme.FileSystem, journal: Any) -> None:
-    with sqlite.connect(system, "/data/db", journal=journal) as connection:
-        assert connection.pragma("journal_mode") == journal
-        filled(connection)
-        for i in range(20):
-            connection.execute("UPDATE t SET number = ? WHERE id = ?", (1000 + i, i + 1))
-        connection.execute("BEGIN; INSERT INTO t VALUES(99, 'x', 1); ROLLBACK")
+    connection = sqlite.connect(system, "/data/db", journal=journal)
+    assert connection.pragma("journal_mode") == journal
+    filled(connection)
+    for i in range(20):
+        connection.execute("UPDATE t SET number = ? WHERE id = ?", (1000 + i, i + 1))
+    connection.execute("BEGIN; INSERT INTO t VALUES(99, 'x', 1); ROLLBACK")
     connection.close()
     left = [listed.name for listed in system.list("/data")]
     assert left == ["db"] if journal in ("delete", "wal") else sorted(left) == ["db", "db-journal"]
