@@ -236,6 +236,10 @@ class FileSystem:
         """What is known of a file or directory."""
         return self.volume.stat(self._resolve(path))
 
+    def set_stat(self, path: str, *, permissions: int | None = None, modified: int | None = None) -> None:
+        """Change the permissions or the time of modification; see `Volume.set_stat`."""
+        self.volume.set_stat(self._resolve(path), permissions=permissions, modified=modified)
+
     def exists(self, path: str) -> bool:
         """Whether there is such a file or directory."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -124,6 +125,16 @@ class Names:
         with self._core.store.begin() as transaction:
             inode.set_attributes(transaction, attributes)
             self._core.mapping(inode).fit(transaction)
+
+    def set_stat(self, inode: Inode, permissions: int | None, modified: int | None) -> None:
+        """Change what `stat` says. Raises VolumeFull."""
+        with self._core.store.begin() as transaction:
+            transaction.join(inode)
+            if permissions is not None:
+                inode.mode = stat.S_IFMT(inode.mode) | permissions
+            if modified is not None:
+                inode.modified = modified
+            inode.changed = time.time_ns()
 
     def finish(self, inode: Inode) -> None:
         """Free an unlinked inode that isn't open any more."""

@@ -21,6 +21,7 @@ from pmem.dax.names import Attributes, Names, Path
 from pmem.dax.reflink import share
 from pmem.dax.relocation import Move, Moved
 from pmem.device import Device
+from pmem.errors import RangeError
 
 SEGMENTS_CLEANED = 4  # when the log gets short of them
 Entries = list[Entry]
@@ -209,6 +210,17 @@ class Volume:
         """What is known of a file or a directory."""
         with self._core.store.lock:
             return stat_of(self._names.resolve(path))
+
+    def set_stat(self, path: Path, *, permissions: int | None = None, modified: int | None = None) -> None:
+        """Change the permissions (the lower 12 bits of a mode) or the time of modification, in ns since 1970.
+
+        They are kept for whom they concern; the volume itself lets everybody in. Raises RangeError.
+        """
+        for value, bits in ((permissions, 12), (modified, 63)):
+            if value is not None and not 0 <= value < 1 << bits:
+                raise RangeError(f"{value} is no number of {bits} bits: permissions have 12, a time has 63")
+        with self._core.store.lock:
+            self._names.set_stat(self._names.resolve(path), permissions, modified)
 
     def getxattr(self, path: Path, name: Name) -> bytes:
         """The value of an extended attribute. Raises AttributeNotFound."""
