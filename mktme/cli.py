@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mktme import cli_timing
+from mktme import cli_clients, cli_timing
 from mktme.console import (
     JsonPath,
     Seed,
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 app.command()(cli_timing.replay)
 app.add_typer(cli_timing.trace_app, name="trace")
+app.command()(cli_clients.mount)
 
 
 @app.command()

@@ -98,6 +98,10 @@ class ClientError(MktmeError, ValueError):
     """A real program can't be served like that."""
 
 
+class LibraryMissing(ClientError, ImportError):
+    """A library that is optional isn't installed."""
+
+
 class CrashError(MktmeError, ValueError):
     """A power failure, or an exploration of them, that can't be."""
 

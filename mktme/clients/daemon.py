@@ -23,7 +23,7 @@ class KeyFileError(ClientError, OSError):
 
 
 def read_key(path: Path | None, whose: str = "the volume") -> bytearray:
-    """A master key: the bytes of a file, or without one what is typed, in hexadecimal. To be wiped by the caller.
+    """A master key: the bytes of a file, or without one what is typed, in hexadecimal. The caller wipes it.
 
     Raises KeyFileError for a file that others may read (chmod 600), that isn't one, or has a length that
     no key has.

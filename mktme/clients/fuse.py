@@ -1,4 +1,4 @@
-"""A volume as a real mount, through FUSE: for cp, git, rsync, sqlite3, fio, and mmap by way of the page cache.
+"""A volume as a real mount, through FUSE: for cp, git, rsync, sqlite3, fio, and mmap through the page cache.
 
 Each request goes to the file system's path of encryption; what the kernel
 caches in between is plaintext in DRAM, as of any file. Symbolic and hard links aren't supported.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mktme.clients.daemon import Log
-from mktme.errors import ClientError, KeyUnavailable, MktmeError, PolicyError
+from mktme.errors import ClientError, KeyUnavailable, LibraryMissing, MktmeError, PolicyError
 from mktme.filesystem import EncryptedFile, FileSystem
 from pmem.dax import BLOCK
 from pmem.errors import PmemError
@@ -30,15 +30,28 @@ LIBRARY = "libfuse3.so.3"
 
 
 def _library() -> Any:
-    """mfusepy on libfuse 3. Raises ImportError that says what is missing."""
+    """mfusepy on libfuse 3. Raises LibraryMissing."""
     os.environ.setdefault("FUSE_LIBRARY_PATH", LIBRARY)
     try:
         import mfusepy
     except ImportError as error:
-        raise ImportError("mounting a volume needs mfusepy: pip install mktme[fuse]") from error
+        raise LibraryMissing("mounting a volume needs mfusepy: pip install mktme[fuse]") from error
     except OSError as error:
-        raise ImportError(f"mounting a volume needs {LIBRARY}: apt-get install fuse3") from error
+        raise LibraryMissing(f"mounting a volume needs {LIBRARY}: apt-get install fuse3") from error
+    mfusepy._libfuse.fuse_set_log_func(_TELL)
     return mfusepy
+
+
+def _tell(level: int, form: bytes, arguments: int) -> None:
+    """What libfuse has to say goes to the log, as the rest."""
+    text = ctypes.create_string_buffer(512)
+    ctypes.CDLL(None).vsnprintf(text, ctypes.sizeof(text), form, ctypes.c_void_p(arguments))
+    message = text.value.decode(errors="replace").strip()
+    if "unknown session" not in message:  # signals are ours, not libfuse's
+        Log()("libfuse", message=message)
+
+
+_TELL = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_tell)
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -211,7 +224,11 @@ class Operations:
     def chown(self, path: str, uid: int, gid: int) -> int:
         """Files belong to who mounts them: no other owner is kept."""
         unchanged = 0xFFFFFFFF
-        if uid not in (-1, unchanged, self._owner["st_uid"]) or gid not in (-1, unchanged, self._owner["st_gid"]):
+        if uid not in (-1, unchanged, self._owner["st_uid"]) or gid not in (
+            -1,
+            unchanged,
+            self._owner["st_gid"],
+        ):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         return 0
 
@@ -238,11 +255,15 @@ class Operations:
 class Mount:
     """What is below `root` of a file system, on a folder. `start` and `stop` it, from any thread.
 
-    Raises ClientError for a folder that can't be mounted on; ImportError without mfusepy or libfuse 3.
+    Raises ClientError for a folder that can't be mounted on; LibraryMissing without mfusepy or libfuse 3.
     """
 
     def __init__(self, system: FileSystem, mountpoint: Path, root: str = "/", log: Log | None = None) -> None:
-        self.mountpoint, self.root, self.log = mountpoint, root, log or Log()
+        self.mountpoint, self.root, self.log = (
+            mountpoint.absolute(),
+            root,
+            log or Log(),
+        )  # libfuse changes to /
         self._system, self._library = system, _library()
         self._ready, self.ended = threading.Event(), threading.Event()
         self._session: Any = None
@@ -289,7 +310,7 @@ class Mount:
         class Session(library.FUSE):  # type: ignore[name-defined,misc]
             def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
                 names = os.fsdecode(old), os.fsdecode(new)
-                return self.operations.rename(*names, flags) or 0  # type: ignore[no-any-return]
+                return self.operations.rename(*names, flags) or 0
 
         operations = _under(library)(self._system, self.root, self.log, self._began)
         try:

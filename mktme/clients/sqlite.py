@@ -13,7 +13,7 @@ import weakref
 from typing import Any, Literal
 
 from mktme.clients.stores import MAIN, FolderStore, MemoryStore, RegionStore, Store, StoreFile, StoreFull
-from mktme.errors import ClientError
+from mktme.errors import ClientError, LibraryMissing
 from mktme.filesystem import FileSystem
 from mktme.region import Region
 from pmem.geometry import PAGE
@@ -21,7 +21,7 @@ from pmem.geometry import PAGE
 try:
     import apsw
 except ImportError as error:
-    raise ImportError("SQLite on encrypted memory needs apsw: pip install mktme[sqlite]") from error
+    raise LibraryMissing("SQLite on encrypted memory needs apsw: pip install mktme[sqlite]") from error
 
 Journal = Literal["delete", "truncate", "persist", "memory", "wal", "off"]
 NONE, SHARED, RESERVED, PENDING, EXCLUSIVE = range(5)  # SQLite's locks
