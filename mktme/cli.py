@@ -46,6 +46,7 @@ app = typer.Typer(
 app.command()(cli_timing.replay)
 app.add_typer(cli_timing.trace_app, name="trace")
 app.command()(cli_clients.mount)
+app.command()(cli_clients.serve)
 
 
 @app.command()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mktme.clients import nbd
+from mktme.clients.daemon import read_key
 from mktme.clients.volumes import PLACES, system_of, volume_of
 from mktme.errors import ClientError
 
@@ -73,3 +75,34 @@ def mount(
         fuse.serve(
             [fuse.Mount(system, point, folder) for point, folder in zip(mountpoints, folders, strict=True)]
         )
+
+
+def serve(
+    image: Annotated[Path, typer.Argument(help="An image: the disk's sectors.")],
+    socket: Annotated[Path, typer.Option(metavar="PATH", help="A Unix socket, made while it serves.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A file with the disk's key, that only you can read."),
+    ] = None,
+    cipher: Annotated[str, typer.Option(help=f"One of {', '.join(nbd.CIPHERS)}.")] = "aes-xts-plain64",
+    unit: Annotated[int, typer.Option(help="Bytes of a data unit: 512, 1024, 2048, 4096.")] = 512,
+) -> None:
+    """Serve an image as a network block device, encrypted by an inline engine; until a signal comes.
+
+    Clients connect to the Unix socket by NBD: qemu-io, nbdcopy, fio --ioengine=nbd. The image has the bytes
+    that dm-crypt would store with that cipher, in sectors from 0 on. Flush and FUA make durable, trim gives
+    file space back. Events are told on standard error, as JSON lines. The status is 0 after a signal.
+
+    For example:
+
+    truncate -s 1G disk.img; (umask 077; head -c 64 /dev/urandom > disk.key)
+
+    mktme serve disk.img --socket disk.sock --key disk.key
+
+    nbdcopy file 'nbd+unix:///?socket=disk.sock'
+    """
+    secret = read_key(key, "the disk")
+    try:
+        nbd.serve(image, socket, secret, cipher=cipher, unit=unit)
+    finally:
+        secret[:] = bytes(len(secret))

@@ -56,6 +56,8 @@ LONGEST = 2**63 - PAGE  # bytes of a file: off_t, in whole pages
 CHUNK_BITS = 16  # file space is reserved in chunks of 64 KiB
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+KEEP_SIZE, PUNCH_HOLE = 1, 2  # fallocate(2)
 _libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -226,6 +228,25 @@ class Device:
                 str(self.path),
             ) from None
         self._reserved[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the file space of a range back, in whole chunks of 64 KiB: they read as zeros. What lies in
+        other chunks stays. Nobody may be writing there meanwhile.
+
+        Raises RangeError, DeviceClosed, ReadOnlyDevice; DeviceFailed if the file system can't.
+        """
+        offset, length = check_range(offset, length, self.size, "device")
+        self._check_writable()
+        first, last = -(-offset >> CHUNK_BITS), (offset + length) >> CHUNK_BITS
+        if first < last:
+            self.storing(first << CHUNK_BITS, (last - first) << CHUNK_BITS)
+            self._release_space(first << CHUNK_BITS, (last - first) << CHUNK_BITS)
+            self._reserved[first:last] = bytes(last - first)
+
+    def _release_space(self, start: int, length: int) -> None:
+        if _libc.fallocate(self._fd, KEEP_SIZE | PUNCH_HOLE, start, length):
+            code = ctypes.get_errno()
+            raise DeviceFailed(code, f"no hole can be made ({os.strerror(code)})", str(self.path))
 
     def read(self, offset: int, length: int) -> bytes:
         """Raw bytes of a range. Raises RangeError, DeviceClosed, DeviceChanged, PoisonError."""

@@ -183,6 +183,11 @@ class InterleaveSet(Device):
         made = stripes.map_files(shared, self._interleaving, "r+", private=True)
         return made, [(os.dup(member._fd), member.size) for member in self._present]
 
+    def _release_space(self, start: int, length: int) -> None:
+        """Its files keep their space."""
+        self.reserve(start, length)
+        self.mapping()[start : start + length] = 0
+
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"mode={self.mode!r}"
         names = [str(path) if path else None for path in self.dimms]
