@@ -202,3 +202,31 @@ def test_a_device_is_an_array_of_bytes_that_lasts(
     device.close()
     assert path.read_bytes() == model
     path.unlink()
+
+
+def test_discard_gives_whole_chunks_back(tmp_path: Path) -> None:
+    path, chunk = tmp_path / "pool.img", 1 << 16
+    with pmem.create(path, 8 * chunk) as device:
+        device.write(0, b"\x55" * device.size)
+        before = path.stat().st_blocks
+        device.discard(chunk // 2, 3 * chunk)  # two whole chunks are in it
+        assert path.stat().st_blocks == before - 2 * chunk // 512
+        expected = b"\x55" * chunk + bytes(2 * chunk) + b"\x55" * 5 * chunk
+        assert device.media.tobytes() == expected
+        device.discard(chunk, 100)
+        assert device.media.tobytes() == expected
+        device.write(2 * chunk, b"again")
+        assert device.read(2 * chunk - 1, 7) == b"\0again\0"
+        with pytest.raises(pmem.RangeError):
+            device.discard(7 * chunk, chunk + 1)
+    with pmem.open(path, mode="r") as device, pytest.raises(pmem.ReadOnlyDevice):
+        device.discard(0, chunk)
+    with pmem.create(tmp_path / "tracked.img", 2 * chunk, domain="adr") as device:
+        device.write(0, b"\x55" * chunk)
+        device.persist()
+        device.discard(0, chunk)
+        with device.crash("none") as after:
+            assert after.read(0, 4) == b"\x55" * 4
+        device.persist()
+        with device.crash("none") as after:
+            assert after.read(0, 4) == bytes(4)

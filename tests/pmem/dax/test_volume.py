@@ -243,3 +243,22 @@ def test_the_time_of_a_write_in_place_is_kept_by_sync_and_by_close(volume: Volum
         again = dax.inode.Inode(volume.core.store, file.number)
         again.reload()
         assert again.modified == volume.stat("/a").modified > first
+
+
+def test_permissions_and_times_are_kept(tmp_path: Path) -> None:
+    with pmem.create(tmp_path / "stat.img", "8MiB") as device:
+        with dax.make(device) as volume:
+            volume.create("/file").close()
+            volume.mkdir("/folder")
+            volume.set_stat("/file", permissions=0o4750, modified=123_456_789)
+            volume.set_stat("/folder", permissions=0o700)
+            for refused in ({"permissions": 0o10000}, {"permissions": -1}, {"modified": 1 << 63}):
+                with pytest.raises(pmem.RangeError, match="permissions have 12"):
+                    volume.set_stat("/file", **refused)
+            with pytest.raises(FileNotFoundError):
+                volume.set_stat("/none", modified=1)
+        with dax.mount(device) as volume:
+            found = volume.stat("/file")
+            assert (found.mode, found.modified) == (0o104750, 123_456_789)
+            assert volume.stat("/folder").mode == 0o040700
+            assert dax.check(volume).problems == []
