@@ -314,10 +314,12 @@ class Controller:
     def unmap(self, region: Region) -> None:
         """Remove a mapping; the region can't be used any more, the media bytes stay.
 
-        Raises RegionUnmapped; MappingError if it is a region of another controller.
+        Raises RegionUnmapped; MappingError if it is a region of another controller; ViewError while
+        arrays over its view are alive.
         """
         with self._lock:
             region.mapping()
+            region.close_view()
             self._map.remove(region)
             region.retire()
             if self.cache is not None:

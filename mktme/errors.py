@@ -94,6 +94,10 @@ class TraceError(MktmeError, ValueError):
     """A trace that can't be read or replayed."""
 
 
+class ViewError(MktmeError, OSError):
+    """Memory whose pages are decrypted at first touch isn't to be had here."""
+
+
 class ClientError(MktmeError, ValueError):
     """A real program can't be served like that."""
 

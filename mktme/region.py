@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mktme.controller import Controller
     from mktme.crypto.cipher import Lines
     from mktme.mapping import Mapping
+    from mktme.pages import Pages
     from mktme.stack.slot import Slot
 
 SMALL = 1 << 16  # bytes of a read that is cheaper to copy once more
@@ -56,6 +57,7 @@ class Region:
         self._cached = controller.through_cache(keyid)
         self._path: tuple[Slot | None, Lines] | None = None  # under the slot as it was
         self.device = controller.device
+        self._pages: Pages | None = None
 
     def __repr__(self) -> str:
         state = f"KeyID {self.keyid}, {self.scheme.name}" if self.mapped else "unmapped"
@@ -292,6 +294,8 @@ class Region:
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Make a range durable, by default to the end. Raises RegionError, pmem.DeviceFailed ..."""
         offset, length = self._to_end(offset, length)
+        if self._pages is not None:
+            self._pages.write_back(offset, length)
         self.mapping().flush(self.address + offset, length)
 
     def drain(self) -> None:
@@ -310,6 +314,39 @@ class Region:
         """
         offset, length = self._to_end(offset, length)
         self.mapping().deep_flush(self.address + offset, length)
+
+    def view(
+        self, dtype: Any, shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None, offset: int = 0
+    ) -> npt.NDArray[Any]:
+        """An ordinary np.ndarray over the region: pages are decrypted when they are touched first, and those
+        that were written to are encrypted by `flush` and `persist`, or when the region is unmapped.
+
+        dtype, shape and offset as for `array`. All views of a region are over the same pages. A page that was
+        touched takes memory, and doesn't see what is written to the region by other ways; what wasn't
+        flushed is lost when the process dies. One that can't be read (poison, a wrong MAC) ends the
+        process by SIGBUS, as failing memory does. It needs Linux 6.7 and userfaultfd.
+
+        Raises ViewError where the system can't, or the device has a persistence domain; RegionError as
+        `array`.
+        """
+        from mktme.pages import Pages  # imports the system's calls
+
+        whole = self.array(dtype, shape, offset)  # refuses what can't be
+        if self._pages is None:
+            self._pages = Pages(self)
+        flat = np.frombuffer(
+            self._pages.memory, np.uint8
+        )  # which np.ndarray would not keep from being closed
+        return flat[offset : offset + whole.nbytes].view(whole.dtype).reshape(whole.shape)
+
+    def close_view(self) -> None:
+        """Encrypt what was written to the view, and give its pages up, as unmapping does.
+
+        Raises ViewError while arrays over it are alive.
+        """
+        if self._pages is not None:
+            self._pages.close()
+            self._pages = None
 
     def array(
         self, dtype: Any, shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None, offset: int = 0
