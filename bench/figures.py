@@ -17,6 +17,7 @@ from pathlib import Path
 
 from figure import Figure
 from figures_bulk import bulk, threads
+from figures_clients import clients
 from figures_crash import crashes
 from figures_files import files
 from figures_inline import inline
@@ -76,6 +77,7 @@ def main() -> None:
             "inline": lambda: inline(folder, rounds),
             "crash": lambda: crashes(folder, rounds),
             "timing": lambda: timing(folder, rounds),
+            "clients": lambda: clients(folder, rounds),
         }
         figures: list[Figure] = []
         for group, measure in groups.items():

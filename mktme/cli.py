@@ -24,7 +24,7 @@ from mktme.errors import MktmeError
 from mktme.fscrypt import crypt as fscrypt
 from mktme.fscrypt import modes
 from mktme.fscrypt.settings import KDFS, Settings, from_hex, key_identifier
-from mktme.lab import crash, iv, machine, overhead
+from mktme.lab import crash, iv, machine, overhead, programs
 from mktme.lab import paths as file_paths
 from mktme.lab.crash.engines import ENGINES
 from mktme.lab.crash.show import show_atomicity, show_explored, show_residual, show_stale
@@ -32,6 +32,8 @@ from mktme.lab.iv import plots
 from mktme.lab.iv.show import check_explained, show_matrix, show_scheme
 from mktme.lab.paths import plots as path_plots
 from mktme.lab.paths.show import show_paths
+from mktme.lab.programs import PROGRAMS
+from mktme.lab.programs.show import show_programs
 from mktme.lab.show import show_bench
 from mktme.lab.workloads import GROUPS
 from pmem.errors import PmemError
@@ -57,8 +59,8 @@ def bench(
     workload: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Only these: {', '.join(GROUPS)}; with --paths {', '.join(file_paths.GROUPS)} "
-            "(may be repeated)."
+            help=f"Only these: {', '.join(GROUPS)}; with --paths {', '.join(file_paths.GROUPS)}; "
+            f"or real programs: {', '.join(PROGRAMS)} (may be repeated)."
         ),
     ] = None,
     threads: Annotated[
@@ -95,7 +97,12 @@ def bench(
     mktme bench --paths bounce,inline,line,none --plot figures
 
     mktme bench --size 64MiB --workload sequential --threads 1
+
+    mktme bench --workload sqlite --workload git --workload fio
     """
+    if workload and set(workload) & set(PROGRAMS):
+        _bench_programs(workload, listed(paths), rounds, directory, json_path, csv_path)
+        return
     count = parse_size(size or ("64MiB" if paths else "256MiB"))
     if count == 0 or count % PAGE:
         raise typer.BadParameter(
@@ -122,9 +129,33 @@ def bench(
     if csv_path is not None:
         overhead.write_csv(outcome, csv_path)
     show_bench(outcome, output_console())
-    for path in (json_path, csv_path):
+    _told(console, json_path, csv_path)
+
+
+def _told(console: Console, *paths: Path | None) -> None:
+    for path in paths:
         if path is not None:
             console.print(f"results: {path}", highlight=False)
+
+
+def _bench_programs(
+    names: list[str],
+    paths: list[str],
+    rounds: int,
+    folder: Path | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+) -> None:
+    check_files({"--json": json_path, "--csv": csv_path})
+    with progress_bar() as (console, progress):
+        outcome = programs.run(
+            names, paths or file_paths.DEFAULT, rounds=rounds, folder=folder, progress=progress
+        )
+    write_json(outcome, json_path)
+    if csv_path is not None:
+        programs.write_csv(outcome, csv_path)
+    show_programs(outcome, output_console())
+    _told(console, json_path, csv_path)
 
 
 def _bench_paths(
@@ -152,8 +183,7 @@ def _bench_paths(
     if plot is not None:
         written += path_plots.save(outcome, plot)
     show_paths(outcome, output_console())
-    for path in written:
-        console.print(f"results: {path}", highlight=False)
+    _told(console, *written)
 
 
 @app.command("compare-iv")

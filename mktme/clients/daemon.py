@@ -72,6 +72,11 @@ class Log:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
+    def close(self) -> None:
+        """Close the stream, if it was given one."""
+        if self._stream is not None:
+            self._stream.close()
+
     def __call__(self, event: str, **details: Any) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 10**6 % 1000:03}Z"
         line = json.dumps({"time": now, "event": event, "pid": os.getpid(), **details}, default=str)

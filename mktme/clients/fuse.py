@@ -29,7 +29,7 @@ from pmem.errors import PmemError
 LIBRARY = "libfuse3.so.3"
 
 
-def _library() -> Any:
+def library() -> Any:
     """mfusepy on libfuse 3. Raises LibraryMissing."""
     os.environ.setdefault("FUSE_LIBRARY_PATH", LIBRARY)
     try:
@@ -264,7 +264,7 @@ class Mount:
             root,
             log or Log(),
         )  # libfuse changes to /
-        self._system, self._library = system, _library()
+        self._system, self._library = system, library()
         self._ready, self.ended = threading.Event(), threading.Event()
         self._session: Any = None
         self._failure: BaseException | None = None
