@@ -338,9 +338,11 @@ class Controller:
         key: clear it when no other range is under it. Nobody may use the region meanwhile.
 
         Raises RekeyError; RegionUnmapped, KeyTableFull, KeyIDError, SchemeError and MappingError as
-        `map` and `program_key`, with nothing written; PoisonError for a line that doesn't match its MAC.
+        `map` and `program_key`, and ViewError while arrays over its view are alive, with nothing written;
+        PoisonError for a line that doesn't match its MAC.
         """
         region.mapping()
+        region.close_view()
         place = parse_size(journal)
         slot = Slot.of(key)
         try:

@@ -46,7 +46,8 @@ class Pages:
     """The pages of a region. Thread-safe.
 
     A page keeps what it was when it was touched first, and what was stored to it: other writes of the region
-    aren't seen there. A forked child has no access to them.
+    aren't seen there, nor a KeyID's new key, nor poison that comes later. The process that decrypts has a
+    copy of the key until the pages are closed. A forked child of this process has no access to them.
 
     Raises ViewError where the system can't, and for a device with a persistence domain, whose lines
     are elsewhere.

@@ -38,7 +38,11 @@ _HOW = "use region.array, which needs none"
 
 
 def opened() -> int:
-    """A userfaultfd with the features that are needed. Raises ViewError where the system lacks them."""
+    """A userfaultfd with the features that are needed. Where only root may have more, faults of the kernel
+    itself aren't among them: a system call on memory that wasn't touched before fails (EFAULT).
+
+    Raises ViewError where the system lacks them.
+    """
     fd = -1
     try:
         device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)

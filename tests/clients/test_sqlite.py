@@ -91,6 +91,23 @@ def test_a_database_in_a_file_of_a_volume(system: mktme.FileSystem, journal: Any
     assert dax.check(system.volume).problems == []
 
 
+def test_thousands_of_transactions(tmp_path: Path) -> None:
+    with pmem.create(tmp_path / "pool.img", "8MiB") as device:
+        system = system_on(device, "line", new=True)
+        connection = sqlite.connect(system, "/data/db", journal="truncate")
+        filled(connection, 100)
+        for i in range(3000):
+            connection.execute("UPDATE t SET number = ? WHERE id = ?", (-i, i % 100 + 1))
+        assert connection.vfs.syncs > 9000
+        assert sound(connection) == 100
+        connection.close()
+        connection = sqlite.connect(system, "/data/db")
+        assert sound(connection) == 100
+        assert connection.execute("SELECT min(number), max(number) FROM t").fetchone() == (-2999, -2900)
+        connection.close()
+        system.volume.close()
+
+
 def test_the_bytes_are_a_database_for_others(system: mktme.FileSystem, tmp_path: Path) -> None:
     connection = sqlite.connect(system, "/data/db")
     filled(connection)

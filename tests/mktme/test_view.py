@@ -198,6 +198,26 @@ def test_the_end_of_a_view(region: mktme.Region) -> None:
     gc.collect()
 
 
+def test_a_new_key_waits_for_the_end_of_the_view(region: mktme.Region) -> None:
+    """Else pages would be encrypted under the old one, when the region has the new one."""
+    controller = region.mapping()
+    controller.unmap(region)
+    region = controller.map(0, SIZE // 2, region.keyid, iv="pmem-line")
+    region.write(0, bytes_of(11, SIZE // 2))
+    view = region.view(np.uint8)
+    view[5] = 1
+    media = region.device.media.tobytes()
+    with pytest.raises(ViewError, match="in use"):
+        controller.rekey(region, mktme.Key.generate("aes-xts-128"), SIZE // 2)
+    expected = bytes_of(11, SIZE // 2)
+    expected[5] = 1
+    assert region.read(0, region.size) == expected.tobytes()  # encrypted, under the same key
+    assert region.device.media.tobytes()[PAGE:] == media[PAGE:]
+    del view
+    made = controller.rekey(region, mktme.Key.generate("aes-xts-128"), SIZE // 2)
+    assert (made.view(np.uint8) == expected).all()
+
+
 def test_a_device_that_is_read_only(tmp_path: Path) -> None:
     with pmem.create(tmp_path / "pool.img", SIZE) as device:
         world("pmem-line", SIZE)(device).write(0, bytes_of(8))
