@@ -45,10 +45,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # paragraphs are wrapped at the width of the terminal
     help="A laboratory for encrypted persistent memory.",
 )
-app.command()(cli_timing.replay)
-app.add_typer(cli_timing.trace_app, name="trace")
-app.command()(cli_clients.mount)
-app.command()(cli_clients.serve)
 
 
 @app.command()
@@ -461,6 +457,12 @@ def info(json_path: JsonPath = None) -> None:
     for name, value in found.items():
         text = ", ".join(value) if isinstance(value, list) else str(value)
         console.print(f"{name.replace('_', ' '):<14}{text}", highlight=False)
+
+
+app.command()(cli_timing.replay)
+app.add_typer(cli_timing.trace_app, name="trace")
+app.command()(cli_clients.mount)
+app.command()(cli_clients.serve)
 
 
 def main() -> None:

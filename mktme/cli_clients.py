@@ -78,7 +78,7 @@ def mount(
 
 
 def serve(
-    image: Annotated[Path, typer.Argument(help="An image: the disk's sectors.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The disk's sectors.")],
     socket: Annotated[Path, typer.Option(metavar="PATH", help="A Unix socket, made while it serves.")],
     key: Annotated[
         Path | None,

@@ -52,6 +52,7 @@ from pmem.errors import RangeError
 
 CONTEXT, SCHEME = b"c", b"iv"  # extended attributes: the context; a scheme other than the policy's
 INODES = ("inode", "inode_hash")  # coordinates that two files never have in common
+KEPT = 8192  # inodes whose encryption is remembered
 
 
 class Encryption(NamedTuple):
@@ -158,7 +159,7 @@ class FileSystem:
             file = self.volume.create_at(directory.number, written, xattrs=xattrs)
         inode = made._replace(number=file.number, generation=file.generation)
         if inode.context is not None:
-            self._inodes[file.number] = inode
+            self._keep(inode)
         try:
             return self._opened(file, inode, path)
         except BaseException:  # the path can't have such a file
@@ -314,8 +315,15 @@ class FileSystem:
         if CONTEXT in attributes:
             context = Context.from_bytes(attributes[CONTEXT])
             found = Encryption(number, generation, context, attributes.get(SCHEME, b"").decode())
-            self._inodes[number] = found
+            self._keep(found)
         return found
+
+    def _keep(self, inode: Encryption) -> None:
+        """Remember how an inode is encrypted; of many, those that were met last."""
+        self._inodes[inode.number] = inode
+        if len(self._inodes) > KEPT:
+            for number in list(self._inodes)[: KEPT // 2]:
+                self._inodes.pop(number, None)
 
     def _inherited(self, directory: Encryption, iv: str = "") -> tuple[Encryption, dict[str | bytes, bytes]]:
         """How what is made in a directory is encrypted, and its extended attributes."""

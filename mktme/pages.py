@@ -179,5 +179,6 @@ def _serve(
                     there[chunk:last] = b"\1" * (last - chunk)
                 userfault.proceed(fault, start + low, high - low, PAGE)
             except Exception:  # poisoned lines, a MAC that is wrong
-                userfault.poison(fault, start + low, high - low)
+                with suppress(OSError):  # nobody waits there any more
+                    userfault.poison(fault, start + low, high - low)
             expected = last

@@ -81,18 +81,27 @@ class Operations:
 
     use_ns = True  # times are whole nanoseconds
 
-    def __init__(self, system: FileSystem, root: str, log: Log, ready: Callable[[], None]) -> None:
-        self.system, self.root, self.log, self._ready = system, root.rstrip("/"), log, ready
+    def __init__(
+        self,
+        system: FileSystem,
+        root: str,
+        log: Log,
+        began: Callable[[], None],
+        ending: Callable[[], None],
+    ) -> None:
+        self.system, self.root, self.log = system, root.rstrip("/"), log
+        self._began, self._ending = began, ending
         self._files: dict[int, EncryptedFile] = {}
         self._numbers = itertools.count(1)
         self._owner = {"st_uid": os.getuid(), "st_gid": os.getgid()}
         self._lock = threading.Lock()
 
     def init(self, path: str) -> None:
-        self._ready()
+        self._began()
 
     def destroy(self, path: str) -> None:
         """The mount has ended: what is open is closed."""
+        self._ending()
         with self._lock:
             left, self._files = self._files, {}
         for file in left.values():
@@ -266,7 +275,8 @@ class Mount:
         )  # libfuse changes to /
         self._system, self._library = system, library()
         self._ready, self.ended = threading.Event(), threading.Event()
-        self._session: Any = None
+        self._session: Any = None  # libfuse's, while there is one
+        self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"mount {mountpoint}")
         if not mountpoint.is_dir():
@@ -294,8 +304,11 @@ class Mount:
 
     def stop(self) -> None:
         """Unmount it, also while files are open there; stopping again does nothing."""
-        if not self.ended.is_set():
-            self._library._libfuse.fuse_exit(ctypes.c_void_p(self._session))
+        with self._lock:
+            running = self._session is not None
+            if running:
+                self._library._libfuse.fuse_exit(ctypes.c_void_p(self._session))
+        if running:
             with suppress(OSError):
                 os.statvfs(self.mountpoint)  # a request, for the loop to see that it is to end
         self._thread.join()
@@ -303,6 +316,10 @@ class Mount:
     def _began(self) -> None:
         self._session = self._library._libfuse.fuse_get_context().contents.fuse
         self._ready.set()
+
+    def _ending(self) -> None:
+        with self._lock:
+            self._session = None
 
     def _run(self) -> None:
         library = self._library
@@ -312,7 +329,7 @@ class Mount:
                 names = os.fsdecode(old), os.fsdecode(new)
                 return self.operations.rename(*names, flags) or 0
 
-        operations = _under(library)(self._system, self.root, self.log, self._began)
+        operations = _under(library)(self._system, self.root, self.log, self._began, self._ending)
         try:
             Session(
                 operations,

@@ -29,6 +29,7 @@ from mktme import (
     PolicyError,
     RegionUnmapped,
     SchemeError,
+    filesystem,
 )
 from mktme.fscrypt import Keyring, Policy, kdf
 from mktme.fscrypt.policy import Context
@@ -833,3 +834,20 @@ def test_a_file_with_a_key_of_its_own_may_be_longer(stage: Stage) -> None:
         file.write(1 << 44, b"far")
     with stage.systems["line"].open("/d/x") as file:
         assert file.read(1 << 44, 3) == b"far"
+
+
+def test_of_many_files_no_more_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "KEPT", 6)
+    with pmem.create(tmp_path / "many.img", "16MiB") as device, dax.make(device) as volume:
+        system = FileSystem(volume, Bounce(device))
+        key = system.keyring.add(bytes(range(64)))
+        system.mkdir("/many")
+        system.set_policy("/many", Policy(key))
+        for number in range(40):
+            with system.create(f"/many/{number}") as file:
+                file.write(0, b"%d" % number)
+            assert len(system._inodes) <= 6
+        for number in range(40):
+            with system.open(f"/many/{number}") as file:
+                assert file.read() == b"%d" % number
+            assert len(system._inodes) <= 6
