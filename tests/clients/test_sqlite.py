@@ -359,6 +359,43 @@ def test_the_crash_explorer_finds_nothing(iv: str, journal: Any) -> None:
     assert result.states > 100
 
 
+@pytest.mark.parametrize("path", ["none", "line", "line-file", "inline", "bounce"])
+def test_the_crash_explorer_finds_nothing_on_a_volume(path: str) -> None:
+    """At every fence of the database, of the file system, and of the volume's metadata."""
+
+    def program(system: mktme.FileSystem) -> Iterator[int]:
+        connection = sqlite.connect(system, "/data/db", journal="delete")
+        connection.pragma("synchronous", "full")
+        yield from bank(connection, 1)
+        connection.close()
+        system.volume.close()
+
+    def check(system: mktme.FileSystem, promised: list[int]) -> None:
+        assert dax.check(system.volume).problems == []
+        if system.exists("/data/db"):
+            connection = sqlite.connect(system, "/data/db")
+            try:
+                held(connection, promised)
+            finally:
+                connection.close()
+        else:
+            assert not promised
+        system.volume.close()
+
+    result = explore(
+        program,
+        check,
+        setup=lambda device: system_on(device, path, new=True),
+        reopen=lambda device: system_on(device, path, new=False),
+        size="2MiB",
+        limit=4,
+        seed=1,
+    )
+    assert result.consistent, result.smallest
+    assert result.points > 60
+    assert result.states > 200
+
+
 def test_the_crash_explorer_finds_a_sync_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def program(region: Any) -> Iterator[int]:
         with monkeypatch.context() as patch:
