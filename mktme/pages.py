@@ -2,7 +2,8 @@
 
 The pages are shared memory that has none at first. A touch of one that isn't there stops the thread, and
 a process of its own (a fork, which has the keys and the image, and its own interpreter, so that it
-goes on whoever holds this one's lock) decrypts the chunk around it. The kernel keeps track of which pages
+goes on whoever holds this one's lock) decrypts the chunk around it; its parent, a fork too, replaces it
+if it is killed. The kernel keeps track of which pages
 were written to since; those, and no others, are encrypted by a flush, in this process.
 """
 
@@ -108,7 +109,15 @@ class Pages:
                 for low, high in zip([-1, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
                     os.closerange(low + 1, high)
                 room = np.frombuffer(mmap.mmap(shared, region.size, flags=mmap.MAP_SHARED), np.uint8)
-                _serve(media, lines, region.device.base, region.address, room, self.start, self._fault, ours)
+                there = mmap.mmap(-1, -(-region.size // CHUNK))
+                while True:  # another one takes over from a process that was killed
+                    worker = os.fork()
+                    if worker == 0:
+                        base, address = region.device.base, region.address
+                        _serve(media, lines, base, address, room, there, self.start, self._fault, ours)
+                    if os.waitpid(worker, 0)[1] == 0:
+                        os._exit(0)
+                    userfault.wake(self._fault, self.start, region.size)
             finally:
                 os._exit(1)
         return process
@@ -146,10 +155,11 @@ def _end(fault: int, pagemap: int, pipe: int, process: int) -> None:
 
 
 def _serve(
-    media: Any, lines: Any, base: int, address: int, room: Any, start: int, fault: int, pipe: int
+    media: Any, lines: Any, base: int, address: int, room: Any, there: Any, start: int, fault: int, pipe: int
 ) -> NoReturn:
-    """Decrypt what is touched, until the other end of the pipe is closed."""
-    there = bytearray(-(-room.size // CHUNK))
+    """Decrypt what is touched, until the other end of the pipe is closed; `there` says of each chunk
+    whether it has been.
+    """
     waiting = select.poll()
     waiting.register(fault, select.POLLIN)
     waiting.register(pipe, 0)

@@ -90,10 +90,15 @@ def proceed(fd: int, start: int, length: int, page: int) -> None:
         if error.errno not in (errno.EEXIST, errno.EAGAIN):
             raise
         if length == page:
-            fcntl.ioctl(fd, WAKE, struct.pack("<QQ", start, length))
+            wake(fd, start, length)
             return
         for at in range(start, start + length, page):  # some are mapped already
             proceed(fd, at, page, page)
+
+
+def wake(fd: int, start: int, length: int) -> None:
+    """Have all who wait in a range touch their pages again."""
+    fcntl.ioctl(fd, WAKE, struct.pack("<QQ", start, length))
 
 
 def poison(fd: int, start: int, length: int) -> None:

@@ -179,6 +179,40 @@ def children() -> set[str]:
     return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
 
 
+def of(process: str) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+
+def test_who_decrypts_is_replaced_when_it_is_killed(region: mktme.Region) -> None:
+    data = bytes_of(12)
+    region.write(0, data)
+    before = children()
+    view = region.view(np.uint8)
+    (parent,) = children() - before
+    wrong: list[int] = []
+
+    def touch() -> None:
+        for at in range(0, SIZE, PAGE):
+            if view[at + 1] != data[at + 1]:
+                wrong.append(at)
+            view[at] = 0
+
+    thread, killed = threading.Thread(target=touch), 0
+    thread.start()
+    while thread.is_alive() and killed < 20:
+        for worker in of(parent):
+            os.kill(int(worker), signal.SIGKILL)
+            killed += 1
+        time.sleep(0.005)
+    thread.join()
+    touch()
+    region.persist()
+    data[::PAGE] = 0
+    assert killed
+    assert not wrong
+    assert region.read(0, SIZE) == data.tobytes()
+
+
 def test_the_end_of_a_view(region: mktme.Region) -> None:
     before = children()
     view = region.view(np.uint8)
