@@ -97,6 +97,9 @@ def bench(
     mktme bench --workload sqlite --workload git --workload fio
     """
     if workload and set(workload) & set(PROGRAMS):
+        for option, given in (("--size", size), ("--plot", plot)):
+            if given:
+                raise typer.BadParameter("real programs have none of that", param_hint=option)
         _bench_programs(workload, listed(paths), rounds, directory, json_path, csv_path)
         return
     count = parse_size(size or ("64MiB" if paths else "256MiB"))

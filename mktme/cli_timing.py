@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -334,11 +335,8 @@ def info(
     json_path: JsonPath = None,
 ) -> None:
     """Say what is in a trace: records by kind, addresses, pages, threads."""
-    from mktme.timing.traces.pages import FirstTouch
-
     check_files({"--json": json_path})
-    trace = FirstTouch(_trace(source, format, malformed, "as they are", "", "refuse"))
-    found = _summary(trace)
+    found = _summary(_trace(source, format, malformed, "as they are", "", "refuse"))
     write_json(found, json_path)
     console = output_console()
     for name, value in found.items():
@@ -348,12 +346,15 @@ def info(
 def _summary(trace: Any) -> dict[str, Any]:
     import numpy as np
 
-    from mktme.timing.traces.pages import WITHOUT
+    from mktme.timing.access import Chunk
+    from mktme.timing.traces.pages import WITHOUT, FirstTouch
 
     kinds, low, high, size, threads = np.zeros(256, np.int64), 1 << 64, 0, 0, set[int]()
     timed = with_data = False
-    for chunk in trace.trace.chunks():
-        kinds += np.bincount(chunk.kind, minlength=256)
+
+    def look(chunk: Chunk) -> None:
+        nonlocal low, high, size, timed, with_data
+        kinds[:] += np.bincount(chunk.kind, minlength=256)
         placed = ~WITHOUT[np.minimum(chunk.kind, len(WITHOUT) - 1)]
         if placed.any():
             begin = chunk.address[placed]
@@ -361,9 +362,19 @@ def _summary(trace: Any) -> dict[str, Any]:
             high = max(high, int(begin.max()) + int(chunk.size[placed][begin.argmax()]))
             size += int(chunk.size[placed].sum())
         if chunk.thread is not None:
-            threads |= set(np.unique(chunk.thread).tolist())
+            threads.update(np.unique(chunk.thread).tolist())
         timed, with_data = timed or chunk.time is not None, with_data or chunk.offsets is not None
-    for _ in trace.chunks():
+
+    class Seen:
+        name = trace.name
+
+        def chunks(self) -> Iterator[Chunk]:
+            for chunk in trace.chunks():
+                look(chunk)
+                yield chunk
+
+    pages = FirstTouch(Seen())
+    for _ in pages.chunks():
         pass
     return {
         "name": trace.name,
@@ -372,8 +383,8 @@ def _summary(trace: Any) -> dict[str, Any]:
         "bytes_accessed": size,
         "lowest_address": f"{low:#x}" if high else "none",
         "end_of_the_highest": f"{high:#x}" if high else "none",
-        "pages_touched": trace.pages,
-        "footprint": format_size(trace.pages * PAGE),
+        "pages_touched": pages.pages,
+        "footprint": format_size(pages.pages * PAGE),
         "threads": max(1, len(threads)),
         "time_stamps": timed,
         "data": with_data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import operator
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, overload
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mktme.stack.slot import Slot
 
 SMALL = 1 << 16  # bytes of a read that is cheaper to copy once more
+_making_pages = threading.Lock()
 FILL = 1 << 18  # bytes of a pattern that are written at once
 
 
@@ -332,8 +334,9 @@ class Region:
         from mktme.pages import Pages  # imports the system's calls
 
         whole = self.array(dtype, shape, offset)  # refuses what can't be
-        if self._pages is None:
-            self._pages = Pages(self)
+        with _making_pages:
+            if self._pages is None:
+                self._pages = Pages(self)
         flat = np.frombuffer(
             self._pages.memory, np.uint8
         )  # which np.ndarray would not keep from being closed

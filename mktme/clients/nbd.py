@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -135,15 +134,12 @@ def serve(
     *,
     cipher: str = "aes-xts-plain64",
     unit: int = SECTOR,
-    log: Log | None = None,
-    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve an image on a Unix socket, until a signal comes (SIGINT, SIGTERM, SIGHUP). `ready` is called once
-    clients can connect.
+    """Serve an image on a Unix socket, until a signal comes (SIGINT, SIGTERM, SIGHUP).
 
     To be called from the main thread. Raises LibraryMissing without nbdkit; ClientError if it can't serve.
     """
-    log, socket = log or Log(), socket.absolute()
+    log, socket = Log(), socket.absolute()
     _check(cipher, len(key), unit)
     if not image.is_file():
         raise ClientError(f"there is no image {image}")
@@ -182,7 +178,6 @@ def serve(
             time.sleep(0.02)
         if process.poll() is None:
             log("serving", socket=str(socket), image=str(image), cipher=cipher)
-            ready()
         status = process.wait()
     finally:
         teller.join()

@@ -50,27 +50,6 @@ class Store(Protocol):
         ...
 
 
-class Ranges:
-    """What has been written and isn't durable yet."""
-
-    def __init__(self) -> None:
-        self._written: dict[int, int] = {}
-
-    def add(self, offset: int, length: int) -> None:
-        self._written[offset] = max(length, self._written.get(offset, 0))
-
-    def take(self) -> list[tuple[int, int]]:
-        """The ranges in order, joined where they meet; none is left."""
-        found: list[tuple[int, int]] = []
-        for offset, length in sorted(self._written.items()):
-            if found and offset <= found[-1][1]:
-                found[-1] = found[-1][0], max(found[-1][1], offset + length)
-            else:
-                found.append((offset, offset + length))
-        self._written.clear()
-        return [(first, end - first) for first, end in found]
-
-
 class FolderStore:
     """Files of a volume, by their paths. Thread-safe as the file system is."""
 
@@ -102,7 +81,7 @@ def _settle(system: FileSystem) -> None:
 
 class _VolumeFile:
     def __init__(self, system: FileSystem, file: EncryptedFile) -> None:
-        self._system, self._file, self._written = system, file, Ranges()
+        self._system, self._file = system, file
 
     @property
     def size(self) -> int:
@@ -116,16 +95,13 @@ class _VolumeFile:
             self._file.write(offset, data)
         except dax.VolumeFull as error:
             raise StoreFull(str(error)) from error
-        self._written.add(offset, len(data))
 
     def truncate(self, size: int) -> None:
         self._file.truncate(size)
 
     def sync(self) -> None:
         if self._system.volume.device.domain is not None:
-            for offset, length in self._written.take():
-                if offset < self._file.size:
-                    self._file.persist(offset, min(length, self._file.size - offset))
+            self._file.persist()
         _settle(self._system)
 
     def close(self) -> None:
@@ -242,7 +218,7 @@ class RegionStore:
 
 class _RegionFile:
     def __init__(self, store: RegionStore, which: int) -> None:
-        self._store, self._which, self._written = store, which, Ranges()
+        self._store, self._which = store, which
         self._lock = threading.Lock()
 
     @property
@@ -269,7 +245,6 @@ class _RegionFile:
         view = memoryview(data)
         for place, count in self._store.pieces(self._which, offset, len(data)):
             self._store.region.write(place, view[:count])
-            self._written.add(place, count)
             view = view[count:]
 
     def truncate(self, size: int) -> None:
@@ -281,9 +256,7 @@ class _RegionFile:
 
     def sync(self) -> None:
         with self._lock:
-            for place, length in self._written.take():
-                self._store.region.flush(place, length)
-            self._store.region.drain()
+            self._store.region.persist()
             self._store.settle()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mktme.crypto.kernel import part
+from mktme.crypto.kernel import inline, part
 from mktme.timing import media, slots
 from mktme.timing.media import Media, serve_read, serve_write
 from mktme.timing.parameters import Component, parameter
@@ -59,14 +59,19 @@ class Controller(Component):
         return place
 
 
-@part
-def read(s: State, q: int, line: int, t: int) -> int:
-    """When a line that is asked for at t has come."""
+@inline
+def _where(s: State, q: int, line: int) -> tuple[int, int]:
+    """The channel that a line is on, and its number there."""
     channels, shift = s[q + CHANNELS], s[q + SHIFT]
     stripe = line >> shift
     turn = stripe // channels
-    channel = stripe - turn * channels
-    own = (turn << shift) | (line & ((1 << shift) - 1))
+    return stripe - turn * channels, (turn << shift) | (line & ((1 << shift) - 1))
+
+
+@part
+def read(s: State, q: int, line: int, t: int) -> int:
+    """When a line that is asked for at t has come."""
+    channel, own = _where(s, q, line)
     block = q + HEADER + channel * s[q + CHANNEL]
     place = slots.take(s, block + QUEUES, s[q + READ_QUEUE], block + NEXT_READ, t)
     s[q + READS] += 1
@@ -83,11 +88,7 @@ def read(s: State, q: int, line: int, t: int) -> int:
 @part
 def write(s: State, q: int, line: int, t: int) -> int:
     """When a line that comes at t is in the write-pending queue: durable."""
-    channels, shift = s[q + CHANNELS], s[q + SHIFT]
-    stripe = line >> shift
-    turn = stripe // channels
-    channel = stripe - turn * channels
-    own = (turn << shift) | (line & ((1 << shift) - 1))
+    channel, own = _where(s, q, line)
     block = q + HEADER + channel * s[q + CHANNEL]
     place = slots.take(s, block + QUEUES + s[q + READ_QUEUE], s[q + WRITE_QUEUE], block + NEXT_WRITE, t)
     s[q + WRITES] += 1
@@ -106,8 +107,8 @@ def write(s: State, q: int, line: int, t: int) -> int:
 @part
 def waiting(s: State, q: int, line: int, t: int) -> bool:
     """Whether a line's last write is still in the queue at t: another one can take its place."""
-    stripe = line >> s[q + SHIFT]
-    block = q + HEADER + (stripe % s[q + CHANNELS]) * s[q + CHANNEL]
+    channel, _ = _where(s, q, line)
+    block = q + HEADER + channel * s[q + CHANNEL]
     base = block + QUEUES + s[q + READ_QUEUE]
     count = s[q + WRITE_QUEUE]
     for place in range(base, base + count):

@@ -208,12 +208,6 @@ def store(s: State, g: State, b: int, line: int) -> None:
     _retire(s, k, b, place)
 
 
-@inline
-def soon(s: State, line: int) -> None:
-    """A line will be used soon: what the model keeps of it shall be in the host's caches by then."""
-    caches.soon(s, s[LLC], line)
-
-
 @part
 def flush(s: State, g: State, b: int, line: int) -> None:
     """A thread has a line written back (CLWB); it stays in the caches, clean."""

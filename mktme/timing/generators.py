@@ -172,7 +172,7 @@ def sequential(
     made = strided(
         count, stride=size, kind=kind, size=size, space=space, seed=seed, threads=threads, persist=persist
     )
-    return Generated("sequential", made.count, made.space, made.seed, made.threads, made.operations)
+    return replace(made, name="sequential")
 
 
 def stencil(count: int, *, space: Size = SPACE, seed: int = 1) -> Generated:

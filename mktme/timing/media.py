@@ -150,7 +150,8 @@ def read(s: State, m: int, channel: int, line: int, t: int) -> int:
     s[m + READS] += 1
     start = serve_read(s, bank, t, s[m + READING], s[m + WRITING])
     ready = start + s[m + MISS]
-    _open(s, m, block, chosen, unit, ready, start)
+    way = sets.oldest(s[block + s[m + ORDERS] + chosen], s[m + WAYS])
+    _open(s, m, block, chosen, way, unit, ready, start)
     return ready
 
 
@@ -167,7 +168,7 @@ def write(s: State, m: int, channel: int, line: int, t: int) -> int:
     way = sets.find(s, block + s[m + UNITS] + chosen * sets.WAYS, (unit + 1) << 1)
     if way >= sets.WAYS:
         way = sets.oldest(s[block + s[m + ORDERS] + chosen], s[m + WAYS])
-        t = _open(s, m, block, chosen, unit, t, t)
+        t = _open(s, m, block, chosen, way, unit, t, t)
     state = _touch(s, m, block, chosen, way)
     bit = 1 << (line & ((1 << s[m + SHIFT]) - 1))
     if s[state + LINES] & bit:
@@ -188,9 +189,8 @@ def _touch(s: State, m: int, block: int, chosen: int, way: int) -> int:
 
 
 @part
-def _open(s: State, m: int, block: int, chosen: int, unit: int, ready: int, t: int) -> int:
-    """Take a unit into the buffer; when there is room for it, after the write of one that leaves began."""
-    way = sets.oldest(s[block + s[m + ORDERS] + chosen], s[m + WAYS])
+def _open(s: State, m: int, block: int, chosen: int, way: int, unit: int, ready: int, t: int) -> int:
+    """Take a unit into a way; when there is room for it, after the write of one that leaves began."""
     state = _touch(s, m, block, chosen, way)
     at = block + s[m + UNITS] + chosen * sets.WAYS + way
     if s[state + LINES]:

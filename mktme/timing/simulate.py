@@ -80,7 +80,7 @@ def run(
     if heads.size == 0:
         for record in range(at, kinds.size):
             if record + AHEAD < kinds.size:
-                core.soon(s, addresses[record + AHEAD] // LINE)
+                caches.soon(s, s[LLC], addresses[record + AHEAD] // LINE)
             kind: Any = np.int64(kinds[record])
             size: Any = np.int64(sizes[record])
             thread: Any = np.int64(threads[record]) if threads.size else 0

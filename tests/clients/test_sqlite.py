@@ -288,6 +288,15 @@ def held(connection: Any, promised: list[int]) -> None:
     assert done in (list(range(promised[-1] + 1)), list(range(promised[-1] + 2)))
 
 
+def held_in(region: Any, promised: list[int]) -> None:
+    """The same of the database in a region."""
+    connection = sqlite.connect(region)
+    try:
+        held(connection, promised)
+    finally:
+        connection.close()
+
+
 @pytest.mark.parametrize("path", ["none", "line", "line-file", "inline", "bounce"])
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_power_fails_at_every_sync_of_a_volume(
@@ -347,14 +356,7 @@ def test_the_crash_explorer_finds_nothing(iv: str, journal: Any) -> None:
         yield from bank(connection, 2)
         connection.close()
 
-    def check(region: Any, promised: list[int]) -> None:
-        connection = sqlite.connect(region)
-        try:
-            held(connection, promised)
-        finally:
-            connection.close()
-
-    result = explore(program, check, setup=world(iv, "256KiB"), size=room(iv, "256KiB"), limit=12, seed=1)
+    result = explore(program, held_in, setup=world(iv, "256KiB"), size=room(iv, "256KiB"), limit=12, seed=1)
     assert result.consistent, result.smallest
     assert result.states > 100
 
@@ -404,12 +406,5 @@ def test_the_crash_explorer_finds_a_sync_that_does_nothing(monkeypatch: pytest.M
             yield from bank(connection, 2)
             connection.close()
 
-    def check(region: Any, promised: list[int]) -> None:
-        connection = sqlite.connect(region)
-        try:
-            held(connection, promised)
-        finally:
-            connection.close()
-
-    result = explore(program, check, setup=world("pmem-line", "256KiB"), size="256KiB", limit=12, seed=1)
+    result = explore(program, held_in, setup=world("pmem-line", "256KiB"), size="256KiB", limit=12, seed=1)
     assert not result.consistent

@@ -70,6 +70,13 @@ def test_the_command(tmp_path: Path) -> None:
         assert len([*csv.DictReader(file)]) == len(outcome["results"]) == 8
 
 
+@pytest.mark.parametrize(("option", "value"), [("--size", "64MiB"), ("--plot", "figures")])
+def test_options_that_programs_have_not_are_refused(option: str, value: str) -> None:
+    done = CliRunner().invoke(app, ["bench", "--workload", "sqlite", option, value])
+    assert done.exit_code == 2
+    assert option in done.output
+
+
 def test_what_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for programs_, paths, says in (
         (["emacs"], ["none"], "'emacs' is not a program"),
