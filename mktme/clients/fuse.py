@@ -266,11 +266,8 @@ class Mount:
     """
 
     def __init__(self, system: FileSystem, mountpoint: Path, root: str = "/", log: Log | None = None) -> None:
-        self.mountpoint, self.root, self.log = (
-            mountpoint.absolute(),
-            root,
-            log or Log(),
-        )  # libfuse changes to /
+        self.mountpoint = mountpoint.absolute()  # libfuse changes to /
+        self.root, self.log = root, log or Log()
         self._system, self._library = system, library()
         self._ready, self.ended = threading.Event(), threading.Event()
         self._session: Any = None  # libfuse's, while there is one
@@ -327,6 +324,9 @@ class Mount:
                 names = os.fsdecode(old), os.fsdecode(new)
                 return self.operations.rename(*names, flags) or 0
 
+        image = self._system.volume.device.path.name
+        for sign in "\\,":  # they have a meaning among mount options
+            image = image.replace(sign, "\\" + sign)
         operations = _under(library)(self._system, self.root, self.log, self._began, self._ending)
         try:
             Session(
@@ -334,7 +334,7 @@ class Mount:
                 str(self.mountpoint),
                 foreground=True,
                 encoding=sys.getfilesystemencoding(),
-                fsname=f"mktme:{self._system.volume.device.path.name}",
+                fsname=f"mktme:{image}",
                 subtype="mktme",
                 default_permissions=True,
                 nothreads=True,

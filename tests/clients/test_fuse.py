@@ -104,7 +104,7 @@ def alice(keys: dict[str, Path]) -> dict[str, Path]:
 
 
 def mounted(tmp_path: Path, users: dict[str, Path], path: str = "line") -> Daemon:
-    return Daemon(tmp_path / "pool.img", users, path, tmp_path, "--create", "64MiB")
+    return Daemon(tmp_path / "pool, \\one.img", users, path, tmp_path, "--create", "64MiB")
 
 
 @pytest.fixture(params=list(PLACES))
