@@ -3,7 +3,7 @@
 A component is a place in it, a header of parameters and counts with its tables behind; a compiled piece
 takes the vector and the place. So a machine is composed by laying out components one after another,
 two memories are two places, and a call costs the same however many components there are. Times are
-whole picoseconds: sums are exact and a run is the same in chunks of any size.
+whole picoseconds: sums are exact, and a run of one thread is the same in chunks of any size.
 """
 
 from __future__ import annotations
