@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from mktme import cli_clients, cli_timing
+from mktme import cli_clients, cli_report, cli_timing
 from mktme.console import (
     JsonPath,
     Seed,
@@ -346,7 +346,18 @@ def crash_command(
                 image=image,
             )
             text = text or again
-    write_json({name: result.to_json() for name, result in found.items()}, json_path)
+    outcome = {
+        "schema": crash.SCHEMA,
+        "machine": machine.describe(),
+        "settings": {
+            "script": str(script),
+            "program": program if pmemcheck is None else "",
+            "log": "" if pmemcheck is None else pmemcheck.name,
+            "counter_cache": counter_cache,
+        },
+        "results": {name: result.to_json() for name, result in found.items()},
+    }
+    write_json(outcome, json_path)
     show_explored(str(script), program if pmemcheck is None else "what the log says", found, output_console())
     if reproduce is not None and text:
         reproduce.write_text(text)
@@ -358,7 +369,10 @@ def crash_command(
 def _crash_experiments(scheme: str, seed: int, json_path: Path | None) -> None:
     names = None if scheme in ("all", "") else listed(scheme)
     with progress_bar() as (_, show):
-        outcome = {
+        outcome: dict[str, Any] = {
+            "schema": crash.EXPERIMENTS_SCHEMA,
+            "machine": machine.describe(),
+            "settings": {"schemes": names or "all", "seed": seed},
             "atomicity": crash.atomicity.study(names, seed, show),
             "stale_lines": crash.hazards.stale_lines(seed),
             "residual_energy": crash.hazards.residual(),
@@ -464,6 +478,7 @@ def info(json_path: JsonPath = None) -> None:
 
 app.command()(cli_timing.replay)
 app.add_typer(cli_timing.trace_app, name="trace")
+app.command()(cli_report.report)
 app.command()(cli_clients.mount)
 app.command()(cli_clients.serve)
 

@@ -117,6 +117,8 @@ def replay(
     if not source:
         raise typer.BadParameter("name a trace: a file or a generator", param_hint="TRACE")
     trace = _trace(source, format, malformed, pages, range_, outside)
+    from mktme.lab import machine
+    from mktme.timing.replay import SCHEMA
     from mktme.timing.replay import replay as run
 
     with progress_bar() as (console, tell):
@@ -130,6 +132,9 @@ def replay(
         )
     write_json(
         {
+            "schema": SCHEMA,
+            "machine": machine.describe(),
+            "memory": memory,
             "trace": {"name": trace.name, **_noticed(trace)},
             "parameters": {m.name: {row.name: row.value for row in m.rows()} for m in machines},
             "results": [result.values for result in results],

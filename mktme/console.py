@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,5 +86,7 @@ def progress_bar() -> Iterator[tuple[Console, Callable[[str, int, int], None]]]:
 
 
 def write_json(outcome: dict[str, Any], path: Path | None) -> None:
+    """Write results to a file, with the command that they came of."""
     if path is not None:
-        path.write_text(json.dumps(outcome, indent=1) + "\n")
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        path.write_text(json.dumps({**outcome, "command": command}, indent=1) + "\n")

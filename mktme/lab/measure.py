@@ -6,9 +6,10 @@ ratio is taken within its round before the median over the rounds.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Run = Callable[[], int]  # does some work and returns the bytes that it moved
@@ -28,11 +29,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer a contestant takes than another: median and quartiles over rounds."""
+    """How many times longer a contestant takes than another: median and quartiles, and each round's."""
 
     median: float
     low: float
     high: float
+    rounds: tuple[float, ...]
 
 
 def interleave(
@@ -60,4 +62,20 @@ def slowdown(sample: Sample, baseline: Sample) -> Ratio:
     low, middle, high = (
         statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     )
-    return Ratio(middle, low, high)
+    return Ratio(middle, low, high, tuple(ratios))
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether every round of one lies on the same side of every round of another.
+
+    If both came from one distribution, that happens with a probability of `chance`.
+    """
+    return max(one) < min(other) or max(other) < min(one)
+
+
+def chance(rounds: int, other: int) -> float:
+    """How likely `apart` is where nothing differs: 2 of the ways to choose which rounds are whose.
+
+    That is the two-sided level of Mann and Whitney's test (1947) at the extreme of its statistic.
+    """
+    return min(1.0, 2 / math.comb(rounds + other, rounds))

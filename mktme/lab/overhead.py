@@ -96,7 +96,7 @@ def run(
 
 def write_csv(outcome: dict[str, Any], path: Path) -> None:
     """The results of `run` as a table of comma-separated values."""
-    rows = [{k: v for k, v in row.items() if k != "rates"} for row in outcome["results"]]
+    rows = [{k: v for k, v in row.items() if not isinstance(v, list)} for row in outcome["results"]]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys() if rows else [])
         writer.writeheader()
@@ -135,6 +135,7 @@ def _measure(
                 "ratio_high": ratio.high,
                 "memcpy_bytes_per_second": samples[CEILING].rate,
                 "rates": list(sample.rates),
+                "ratios": list(ratio.rounds),
             }
         )
     return rows

@@ -10,6 +10,7 @@ from mktme.timing.access import Chunk, Trace
 from mktme.timing.machine import Machine, Run
 from mktme.timing.results import Result
 
+SCHEMA = "mktme-replay/1"  # of results files
 Progress = Callable[[int], None]  # called with the number of records so far
 
 

@@ -511,7 +511,7 @@ def test_the_command_explores_a_script_and_writes_one_that_reproduces_what_it_fo
         folder=tmp_path,
     )
     assert fine.returncode == 0, fine.stderr
-    assert {r["failures"] for r in json.loads((tmp_path / "r.json").read_text()).values()} == {0}
+    assert {r["failures"] for r in json.loads((tmp_path / "r.json").read_text())["results"].values()} == {0}
     bad = run(
         "-m",
         "mktme.cli",

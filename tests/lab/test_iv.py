@@ -393,7 +393,7 @@ def test_results_are_plain_data_and_a_matrix_in_csv(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     made = run(["null", "xex"], ["secrecy"], size="256KiB", progress=lambda *step: seen.append(step))
     assert json.loads(json.dumps(made)) == made
-    assert made["schema"] == "mktme compare-iv 1"
+    assert made["schema"] == "mktme-iv/1"
     assert [done for _, done, _ in seen] == [0, 1, 2, 3, 4]
     write_csv(made, tmp_path / "iv.csv")
     lines = (tmp_path / "iv.csv").read_text().splitlines()

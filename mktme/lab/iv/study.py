@@ -18,7 +18,7 @@ from mktme.lab.iv.world import SLOT, Bytes
 from mktme.lab.machine import describe
 from pmem.geometry import Size, parse_size
 
-SCHEMA = "mktme compare-iv 1"
+SCHEMA = "mktme-iv/1"
 SMALL = 64 << 10  # bytes of the experiments that look at single bytes
 Progress = Callable[[str, int, int], None]
 Cells = Iterator[tuple[str, Callable[[], dict[str, Any]]]]

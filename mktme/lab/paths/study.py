@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mktme.errors import MktmeError
 from mktme.lab.machine import describe
@@ -22,6 +23,7 @@ from mktme.lab.paths.workloads import GROUPS, Operation, Workload, workloads
 SCHEMA = "mktme-paths/1"
 ROUNDS = 7
 STEP = 0.02  # seconds that a turn takes at least
+STEPS = 8  # bins of a histogram of latencies to a factor of two
 COUNTED = 64  # requests whose bytes are counted
 LEAST, ROOM = 1 << 20, 48 << 20  # bytes: of the large file, and beside it for the others and the volume
 
@@ -93,9 +95,10 @@ def run(
 def write_csv(outcome: dict[str, Any], path: Path) -> None:
     """The results of `run` as comma-separated values."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, outcome["results"][0].keys())
+        rows = [{k: v for k, v in row.items() if not isinstance(v, list)} for row in outcome["results"]]
+        writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        writer.writerows(outcome["results"])
+        writer.writerows(rows)
 
 
 def _names(given: str | Iterable[str], known: Iterable[str], what: str) -> tuple[str, ...]:
@@ -171,6 +174,12 @@ def _measure(
     return [_row(workload, name, turns, counts[name]) for name in turns]
 
 
+def _bins(latencies: npt.NDArray[np.float64]) -> list[list[float]]:
+    """A histogram: the lower edges of its bins in microseconds, 8 to a factor of two, and their counts."""
+    steps, counts = np.unique(np.floor(np.log2(latencies) * STEPS).astype(int), return_counts=True)
+    return [[float(2 ** (step / STEPS)), int(count)] for step, count in zip(steps, counts, strict=True)]
+
+
 def _row(workload: Workload, name: str, turns: dict[str, _Turns], counts: dict[str, int]) -> dict[str, Any]:
     sample, asked = Sample(tuple(turns[name].rates)), max(1, counts["asked"])
     latencies = np.array(turns[name].latencies) / 1000
@@ -188,8 +197,14 @@ def _row(workload: Workload, name: str, turns: dict[str, _Turns], counts: dict[s
         "requests_counted": COUNTED,
         "keys_programmed": counts["programmed"],
         "keys_evicted": counts["evicted"],
+        "latency_bins": _bins(latencies),
     }
     if "none" in turns:
         ratio = slowdown(sample, Sample(tuple(turns["none"].rates)))
-        row |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        row |= {
+            "ratio": ratio.median,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
+            "ratios": list(ratio.rounds),
+        }
     return row

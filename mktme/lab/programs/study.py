@@ -121,13 +121,19 @@ def _row(found: dict[tuple[str, str, str], list[Step]], program: str, step: str,
     }
     if (program, step, "none") in found:
         ratio = slowdown(own, sample("none"))
-        row |= {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        row |= {
+            "ratio": ratio.median,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
+            "ratios": list(ratio.rounds),
+        }
     return row
 
 
 def write_csv(outcome: dict[str, Any], path: Path) -> None:
     """The results of `run` as comma-separated values."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, outcome["results"][0].keys())
+        rows = [{k: v for k, v in row.items() if not isinstance(v, list)} for row in outcome["results"]]
+        writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        writer.writerows(outcome["results"])
+        writer.writerows(rows)

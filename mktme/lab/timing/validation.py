@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mktme.lab.machine import describe
 from mktme.lab.timing import encryption, limits, published
 
+SCHEMA = "mktme-validation/1"
 Progress = Callable[[str, int, int], None]
 
 
@@ -52,6 +54,8 @@ def validate(progress: Progress | None = None) -> dict[str, Any]:
     figures += limits.limits()
     tell(8)
     return {
+        "schema": SCHEMA,
+        "machine": describe(),
         "figures": [figure.to_json() for figure in figures],
         "counter_mode": counters,
         "changed_bits": bits,
