@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mktme import cli_clients, cli_report, cli_timing
+from mktme import cli_clients, cli_report, cli_study, cli_timing
 from mktme.console import (
     JsonPath,
     Seed,
@@ -478,6 +478,7 @@ def info(json_path: JsonPath = None) -> None:
 
 app.command()(cli_timing.replay)
 app.add_typer(cli_timing.trace_app, name="trace")
+app.command()(cli_study.study)
 app.command()(cli_report.report)
 app.command()(cli_clients.mount)
 app.command()(cli_clients.serve)

@@ -20,7 +20,7 @@ from mktme.console import (
     write_json,
 )
 from mktme.errors import TimingError, TraceError
-from mktme.timing.access import KINDS, Trace
+from mktme.timing.access import KINDS
 from mktme.timing.generators import GENERATORS
 from mktme.timing.parameters import GIVEN
 from mktme.timing.presets import CONFIGURATIONS, MEMORIES
@@ -191,11 +191,12 @@ def _machines(engine: str, memory: str, size: str, settings: list[str], measured
 def _trace(source: str, format: str, malformed: str, pages: str, range_: str, outside: str) -> Any:
     """The trace that a command names. Raises TraceError."""
     from mktme.timing.traces import open_trace
+    from mktme.timing.traces.generated import generated
     from mktme.timing.traces.pages import FirstTouch, Window
 
     name, _, arguments = source.partition(":")
     if name in GENERATORS and not Path(source).exists():
-        return _generated(name, arguments)
+        return generated(name, listed(arguments))
     path = Path(source)
     if source != "-" and not path.is_file():
         raise TraceError(f"{source!r} is no file, and no generator: {', '.join(GENERATORS)}")
@@ -213,44 +214,6 @@ def _trace(source: str, format: str, malformed: str, pages: str, range_: str, ou
     if pages != "as they are":
         raise TraceError(f"--pages {pages!r}: as they are, or first-touch")
     return trace
-
-
-def _generated(name: str, arguments: str) -> Trace:
-    """A generator's trace, from text. Raises TraceError."""
-    import inspect
-
-    make = GENERATORS[name]
-    known = {
-        one.name: one.annotation
-        for one in inspect.signature(make).parameters.values()
-        if one.name not in ("mix", "what")
-    }
-    values: dict[str, Any] = {"count": 100_000}
-    for text in listed(arguments):
-        key, equals, value = text.partition("=")
-        if not equals or key not in known:
-            raise TraceError(f"{name} takes {', '.join(f'{one}=' for one in known)}: not {text!r}")
-        try:
-            values[key] = _value(value, str(known[key]))
-        except ValueError:
-            raise TraceError(f"{name}: {key}={value!r} is no {known[key]}") from None
-    return make(**values)
-
-
-def _value(text: str, kind: str) -> Any:
-    """Text as an argument's type. Raises ValueError."""
-    if kind == "int":
-        number = float(text)
-        if number != int(number):
-            raise ValueError(text)
-        return int(number)
-    if kind == "float":
-        return float(text)
-    if kind == "bool":
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    return text
 
 
 def _noticed(trace: Any) -> dict[str, int]:

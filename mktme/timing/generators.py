@@ -64,6 +64,11 @@ class Generated:
             first += len(made)
             yield made
 
+    def about(self) -> int:
+        """About how many records it has, by its first operations."""
+        some = replace(self, count=min(self.count, RECORDS // 64))
+        return round(sum(map(len, some.chunks())) * self.count / max(1, some.count))
+
     def _chunk(self, rng: np.random.Generator, numbers: Ints, first: int) -> Chunk:
         rows = self.operations(rng, numbers)
         shape = (len(numbers), len(rows))

@@ -64,11 +64,13 @@ class Subject:
 def subjects(names: list[str] | None = None) -> list[Subject]:
     """The subjects of some schemes, by default of all that are registered.
 
+    A name is a scheme's, or that of one subject: "pmem-line/sm4-xts", "ctr-split/aes-ctr-128+mac".
     Raises SchemeError for a name that is not registered, or what a user's function returns.
     """
     wanted = list(schemes()) if names is None else list(dict.fromkeys(names))
     made = []
-    for name in wanted:
+    for given in wanted:
+        name, one, _ = given.partition("/")
         scheme = find(name)
         ciphers = [cipher for known, cipher in PAIRS if known == name and cipher in ALGORITHMS]
         if scheme.own:
@@ -76,7 +78,11 @@ def subjects(names: list[str] | None = None) -> list[Subject]:
             ciphers = ["aes-xts-128"] if words == 2 else ["adiantum"]
         if not ciphers:
             raise SchemeError(f"{name} has no cipher to be compared with")
-        made += [Subject(scheme, cipher) for cipher in ciphers]
+        own = [Subject(scheme, cipher) for cipher in ciphers]
         if name in WITH_MACS:
-            made.append(Subject(scheme, ciphers[0], True))
+            own.append(Subject(scheme, ciphers[0], True))
+        if one and given not in (subject.name for subject in own):
+            known = ", ".join(subject.name for subject in own)
+            raise SchemeError(f"{given} is not compared: {name} is with {known}")
+        made += [subject for subject in own if not one or subject.name == given]
     return made

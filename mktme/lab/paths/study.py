@@ -76,7 +76,7 @@ def run(
             def step(text: str = text) -> None:
                 progress(text, next(steps), total)
 
-            results += _measure(workload, found, rounds, step)
+            results += measure(workload, found, rounds, step)
     return {
         "schema": SCHEMA,
         "machine": describe(),
@@ -156,9 +156,10 @@ class _Turns:
         return moved, took
 
 
-def _measure(
-    workload: Workload, found: dict[str, Subject], rounds: int, step: Callable[[], None]
+def measure(
+    workload: Workload, found: dict[str, Subject], rounds: int, step: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
+    """A workload on subjects by their names, in turns: a row for each, as `run` has them."""
     turns = {name: _Turns(subject, workload.prepare(subject)) for name, subject in found.items()}
     counts = {}
     for name, each in turns.items():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pmem
 from mktme.controller import Controller
 from mktme.filesystem import EncryptedFile, FileSystem
+from mktme.fscrypt import modes
 from mktme.fscrypt.policy import Policy
 from mktme.keys import Key
 from mktme.stack.bounce import Bounce
@@ -61,21 +62,35 @@ DEFAULT = ("none", "line", "inline", "bounce")
 
 
 class Subject:
-    """A volume on an image of its own, whose files lie in `folder`, encrypted under per-file keys."""
+    """A volume on an image of its own, whose files lie in `folder`, encrypted under per-file keys.
+
+    `name`: the path, one of PATHS; `iv`: an IV scheme in the place of the path's; `contents`, `names`,
+    `log2_unit`: of the policy.
+    """
 
     folder = "/files"
 
-    def __init__(self, name: str, device: Device) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: Device,
+        *,
+        iv: str = "",
+        contents: int = modes.AES_256_XTS,
+        names: int = modes.AES_256_CTS,
+        log2_unit: int = 0,
+    ) -> None:
         way = PATHS[name]
         self.name, self.volume = name, dax.make(device)
         self.path = way.make(device)
-        self.system = FileSystem(self.volume, self.path, iv=way.iv)
+        self.system = FileSystem(self.volume, self.path, iv=iv or way.iv)
         self.system.mkdir(self.folder)
         if name != "none":
             key = Key.generate("aes-xts-256")
             identifier = self.system.keyring.add(b"".join(bytes(part) for part in key.parts()))
             key.clear()
-            self.system.set_policy(self.folder, Policy(identifier))
+            policy = Policy(identifier, contents, names, log2_data_unit_size=log2_unit)
+            self.system.set_policy(self.folder, policy)
 
     def create(self, name: str) -> EncryptedFile:
         """A new file."""

@@ -208,10 +208,11 @@ def _noise(one: dict[str, Figure], other: dict[str, Figure], both: list[str], sp
         return ["These figures are exact: any difference is marked."]
     rounds = min(len(one[n].rounds) for n in measured), min(len(other[n].rounds) for n in measured)
     likely = chance(*rounds)
+    likely_so = f"{rounds[0]} and {rounds[1]} rounds lie so with a probability of {likely:.2g}"
     notes = [
         (
-            "Measured figures are marked if all rounds of A lie on one side of all rounds of B. Where nothing "
-            f"differs {rounds[0]} and {rounds[1]} rounds lie so with a probability of {likely:.2g}."
+            "Measured figures are marked if all rounds of A lie on one side of all rounds of B. "
+            f"Where nothing differs {likely_so}."
         )
     ]
     if spread:
@@ -220,5 +221,5 @@ def _noise(one: dict[str, Figure], other: dict[str, Figure], both: list[str], sp
             f"{NOISE} times the spread between these two runs."
         )
     if likely * len(measured) > 1:
-        notes.append(f"So few rounds mark some of {len(measured)} figures by chance: use --rounds 7.")
+        notes.append("So few rounds mark some by chance: use --rounds 7.")
     return notes

@@ -25,12 +25,13 @@ DTYPES = {"kind": np.uint8, "address": np.uint64, "size": np.uint32, "thread": n
 
 
 class Columns:
-    """A trace in a Parquet file. `records`: how many it has. Raises TraceError if it isn't whole."""
+    """A trace in a Parquet file, of `records`, in `groups` of rows. Raises TraceError if it isn't whole."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
         with self._opened() as file:
             self.records = int(file.metadata.num_rows)
+            self.groups = int(file.metadata.num_row_groups)
 
     def _opened(self) -> Any:
         pa = arrow()
@@ -50,11 +51,15 @@ class Columns:
             )
         return file
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Its accesses. Raises TraceError, with the record that was reached, if the file is damaged."""
+    def chunks(self, begin: int = 0, end: int | None = None) -> Iterator[Chunk]:
+        """Its accesses, or those of some groups of rows, [begin, end).
+
+        Raises TraceError, with the record that was reached, if the file is damaged.
+        """
         first = 0
         with self._opened() as file:
-            batches = file.iter_batches(batch_size=RECORDS, use_threads=False)
+            groups = range(begin, self.groups if end is None else end)
+            batches = file.iter_batches(batch_size=RECORDS, use_threads=False, row_groups=list(groups))
             while True:
                 try:
                     batch = next(batches, None)

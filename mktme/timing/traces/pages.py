@@ -31,34 +31,35 @@ class FirstTouch:
         """Its accesses. Raises as the trace."""
         table, first = growing.new(1), 0
         for chunk in self.trace.chunks():
-            some = self._split(chunk)
-            while growing.full(table, len(some)):
+            cut = split(chunk, PAGE)
+            while growing.full(table, len(cut)):
                 table = growing.grown(table)
-            _number(table, some.address, some.kind, WITHOUT)
+            _number(table, cut.address, cut.kind, WITHOUT)
             self.pages = int(table[growing.COUNT])
-            yield replace(some, first=first)
-            first += len(some)
+            yield replace(cut, first=first)
+            first += len(cut)
 
-    def _split(self, chunk: Chunk) -> Chunk:
-        """The same, cut where pages begin."""
-        size = np.where(WITHOUT[np.minimum(chunk.kind, len(WITHOUT) - 1)], 0, chunk.size).astype(np.uint64)
-        within = chunk.address % np.uint64(PAGE)
-        pieces = np.maximum(1, -(-(within + size).astype(np.int64) // PAGE))
-        if pieces.max(initial=1) == 1:
-            return replace(chunk, address=chunk.address.copy())
-        index = np.repeat(np.arange(len(chunk)), pieces)
-        begin = np.concatenate([[0], pieces.cumsum()[:-1]])
-        number = (np.arange(len(index)) - begin[index]).astype(np.uint64)  # of the piece in its record
-        start = chunk.address[index]
-        low = np.where(number > 0, (start // np.uint64(PAGE) + number) * np.uint64(PAGE), start)
-        end = np.minimum(start + size[index], (low // np.uint64(PAGE) + np.uint64(1)) * np.uint64(PAGE))
-        cut = np.where(pieces[index] > 1, end - low, chunk.size[index]).astype(np.uint32)
-        offsets = None
-        if chunk.offsets is not None:
-            has = np.diff(chunk.offsets)[index] > 0
-            offsets = np.concatenate([[0], np.where(has, cut, 0).cumsum()]).astype(np.int64)
-        thread, time = (None if c is None else c[index] for c in (chunk.thread, chunk.time))
-        return Chunk(chunk.kind[index], low, cut, thread, time, chunk.data, offsets)
+
+def split(chunk: Chunk, grain: int) -> Chunk:
+    """The same accesses, cut where multiples of `grain` bytes begin; the chunk itself stays."""
+    size = np.where(WITHOUT[np.minimum(chunk.kind, len(WITHOUT) - 1)], 0, chunk.size).astype(np.uint64)
+    within = chunk.address % np.uint64(grain)
+    pieces = np.maximum(1, -(-(within + size).astype(np.int64) // grain))
+    if pieces.max(initial=1) == 1:
+        return replace(chunk, address=chunk.address.copy())
+    index = np.repeat(np.arange(len(chunk)), pieces)
+    begin = np.concatenate([[0], pieces.cumsum()[:-1]])
+    number = (np.arange(len(index)) - begin[index]).astype(np.uint64)  # of the piece in its record
+    start = chunk.address[index]
+    low = np.where(number > 0, (start // np.uint64(grain) + number) * np.uint64(grain), start)
+    end = np.minimum(start + size[index], (low // np.uint64(grain) + np.uint64(1)) * np.uint64(grain))
+    cut = np.where(pieces[index] > 1, end - low, chunk.size[index]).astype(np.uint32)
+    offsets = None
+    if chunk.offsets is not None:
+        has = np.diff(chunk.offsets)[index] > 0
+        offsets = np.concatenate([[0], np.where(has, cut, 0).cumsum()]).astype(np.int64)
+    thread, time = (None if c is None else c[index] for c in (chunk.thread, chunk.time))
+    return Chunk(chunk.kind[index], low, cut, thread, time, chunk.data, offsets)
 
 
 @kernel()
@@ -109,12 +110,12 @@ class Window:
                         "skip such, or number pages as they are touched"
                     )
                 self.skipped += int((~kept).sum())
-            made = _some(replace(chunk, address=np.where(without, 0, moved).astype(np.uint64)), kept)
+            made = some(replace(chunk, address=np.where(without, 0, moved).astype(np.uint64)), kept)
             yield replace(made, first=first)
             first += len(made)
 
 
-def _some(chunk: Chunk, kept: Any) -> Chunk:
+def some(chunk: Chunk, kept: Any) -> Chunk:
     """Some records of a chunk."""
     if kept.all():
         return chunk
