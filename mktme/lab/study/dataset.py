@@ -45,7 +45,11 @@ class Dataset:
             raise StudyError(
                 f"{self.folder} is being written to by another run: wait for it, or name another --output"
             ) from None
-        self._look()
+        try:
+            self._look()
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -71,6 +71,7 @@ GRIDS: dict[str, dict[str, Axis]] = {
         "warm_up": Axis(0, many=False),
         "slices": Axis(1, many=False),
         "slice_range": Axis("2MiB", many=False),
+        "segments": Axis(64, many=False),
     },
 }
 SINGULAR = {
@@ -262,7 +263,7 @@ def digest(path: Path) -> str:
 
 
 def _check_numbers(kind: str, axes: Mapping[str, list[Any]]) -> None:
-    for key, least in (("rounds", 1), ("slices", 1), ("warm_up", 0), ("units", 1)):
+    for key, least in (("rounds", 1), ("slices", 1), ("segments", 1), ("warm_up", 0), ("units", 1)):
         for value in axes.get(key, ()):
             _check(f"[{kind}] {key}", value, least)
     for key in ("size", "slice_range"):

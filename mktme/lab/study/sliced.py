@@ -18,7 +18,6 @@ from mktme.lab.study.grid import Cell, StudyError, digest
 from mktme.lab.study.workers import Cluster, Lost, Processes, Task
 from pmem.geometry import parse_size
 
-SEGMENTS = 8  # of a trace, for each worker: so that all are busy until near the end
 Progress = Callable[[str, int, int], None]
 
 
@@ -27,7 +26,7 @@ def outcomes(cells: list[Cell], workers: Processes | Cluster, output: Path, prog
     if isinstance(workers, Cluster):
         _check_shared(workers, output)
     work = output / "slices"
-    plans = {cell.id: _Plan(cell, work, workers.count) for cell in cells}
+    plans = {cell.id: _Plan(cell, work) for cell in cells}
     refused: dict[str, str] = {}
     deals = {task.key: task for plan in plans.values() for task in plan.deals()}
     for number, (task, result) in enumerate(workers.run(list(deals.values())), 1):
@@ -61,24 +60,14 @@ class _Plan:
     The folder of a trace is named for what is in the trace, and how it is sliced, so cells share it.
     """
 
-    def __init__(self, cell: Cell, work: Path, workers: int) -> None:
+    def __init__(self, cell: Cell, work: Path) -> None:
         values = self._values = dict(cell.values)
         self.cell, self._path = cell, Path(values["file"])
         self._slices, self._grain = values["slices"], parse_size(values["slice_range"])
-        name = json.dumps([values["digest"], self._slices, self._grain])
+        self._parts = slices.segments(self._path, values["segments"])
+        name = json.dumps([values["digest"], self._slices, self._grain, len(self._parts)])
         self.folder = work / hashlib.sha256(name.encode()).hexdigest()[:16]
-        self._parts = self._segments(workers)
         self._partial = self.folder / "results" / cell.id
-
-    def _segments(self, workers: int) -> list[tuple[int, int]]:
-        """How the trace is cut: as when it was dealt out first, on however many workers."""
-        note = self.folder / "segments.json"
-        if not note.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(".tmp")
-            temporary.write_text(json.dumps(slices.segments(self._path, SEGMENTS * workers)))
-            temporary.replace(note)
-        return [(first, end) for first, end in json.loads(note.read_text())]
 
     def deals(self) -> Iterator[Task]:
         """The segments that aren't dealt out yet."""

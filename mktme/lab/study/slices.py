@@ -2,8 +2,8 @@
 
 A trace's addresses are dealt out to slices in ranges of `grain` bytes, in turn. A slice is a machine of its
 own, with its caches, controller and media, as a memory controller of a machine with several has. So counts
-depend on how many slices there are, which the study says, and never on how many workers, segments, or the
-order in which they end: sums are over integers.
+depend on how many slices there are, which the study says, and never on how many workers, or the order in
+which they end: sums are over integers.
 
 It takes two steps. Segments of the trace (groups of rows of its file) are dealt out in parallel, each into
 a file for each slice; then each slice is replayed over its files in order. Accesses are cut where ranges

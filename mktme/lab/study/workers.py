@@ -198,7 +198,7 @@ class Cluster:
         from distributed import as_completed
 
         coming, running = iter(tasks), dict[str, Task]()
-        pending = as_completed()
+        pending = as_completed(loop=self._client.loop)
 
         def give(count: int) -> None:
             for task in itertools.islice(coming, count):
