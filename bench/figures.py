@@ -24,6 +24,7 @@ from figures_inline import inline
 from figures_kernel import kernels
 from figures_schemes import ciphers, schemes
 from figures_small import scattered, small, starting
+from figures_study import studies
 from figures_timing import timing
 from figures_volume import volumes
 from rich.console import Console
@@ -77,6 +78,7 @@ def main() -> None:
             "inline": lambda: inline(folder, rounds),
             "crash": lambda: crashes(folder, rounds),
             "timing": lambda: timing(folder, rounds),
+            "studies": lambda: studies(folder, rounds),
             "clients": lambda: clients(folder, rounds),
         }
         figures: list[Figure] = []
