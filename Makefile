@@ -1,9 +1,10 @@
 # make env     prepare .venv with the package and everything the checks need
 # make test    every check: tests, ruff, mypy --strict
-# make bench   the main job: the overhead of encryption on real input
+# make bench   the main job: the overhead of encryption on real input; ends with results/report.html
 
 PYTHON ?= python3
 BIN := .venv/bin
+RESULTS := $(foreach name,bench paths iv crash replay validation,results/$(name).json)
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: env test bench clean
@@ -28,6 +29,13 @@ test: env
 bench: env
 	@mkdir -p results
 	$(BIN)/mktme bench --json results/bench.json --csv results/bench.csv
+	@echo "beside it, for the report: files on each path, IV schemes, power failures, the timing model"
+	@$(BIN)/mktme bench --paths none,line,inline,bounce --size 16MiB --json results/paths.json >/dev/null
+	@$(BIN)/mktme compare-iv --json results/iv.json >/dev/null
+	@$(BIN)/mktme crash --json results/crash.json >/dev/null
+	@$(BIN)/mktme replay ycsb_a:count=200000 --engine all --json results/replay.json >/dev/null
+	@$(BIN)/mktme replay --validate --json results/validation.json >/dev/null
+	$(BIN)/mktme report $(RESULTS) -o results/report.html
 
 clean:
 	rm -rf .venv results

@@ -44,6 +44,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # paragraphs are wrapped at the width of the terminal
     help="A laboratory for encrypted persistent memory.",
+    epilog="""
+For example:
+
+mktme bench --json bench.json; mktme compare-iv --json iv.json; mktme report bench.json iv.json
+
+mktme replay ycsb_a:count=200000 --engine xts,ctr-wb,bounce
+
+The status is 0 where all went well; 1 for an error (a line on stderr), for a power failure that breaks
+a program (crash), for cells that failed (study); 2 for a command line that can't be; 130 after Ctrl-C.
+""",
 )
 
 
@@ -466,7 +476,14 @@ def fscrypt_crypt(
 
 @app.command()
 def info(json_path: JsonPath = None) -> None:
-    """Say what runs here: processor, AES features, backend, kernel cache, versions."""
+    """Say what runs here: processor, AES features, backend, kernel cache, versions.
+
+    For example:
+
+    mktme info
+
+    MKTME_BACKEND=portable mktme info --json info.json
+    """
     check_files({"--json": json_path})
     found = machine.describe()
     write_json(found, json_path)

@@ -30,7 +30,8 @@ def study(
     """Run a grid of schemes, ciphers, paths, units, workloads, traces and model parameters.
 
     Results stream to a Parquet dataset, DIR/results, a row for each metric. Interrupted, or on workers that
-    are lost, the same command goes on where it was. The status is 0 if no cell failed, else 1.
+    are lost, the same command goes on where it was. The status is 0 if no cell failed, else 1. It needs the
+    extra trace; a cluster needs the extra cluster, and this package on each worker.
 
     For example:
 
@@ -55,7 +56,11 @@ def study(
         show.show_estimate(found, samples, jobs or processors(), output_console())
         return
     with progress_bar() as (console, tell):
-        outcome = made.run(found, folder, jobs=jobs, scheduler=scheduler, retry=retry, progress=tell)
+        try:
+            outcome = made.run(found, folder, jobs=jobs, scheduler=scheduler, retry=retry, progress=tell)
+        except KeyboardInterrupt:
+            console.print(f"interrupted: what is done is in {folder}; the same command goes on")
+            raise
     show.show_outcome(found, outcome, output_console())
     console.print(f"results: {folder / 'results'}", highlight=False)
     if outcome.failed:

@@ -27,7 +27,9 @@ from mktme.timing.presets import CONFIGURATIONS, MEMORIES
 from pmem.geometry import PAGE, format_size, parse_size
 
 trace_app = typer.Typer(
-    no_args_is_help=True, help="Make, record, convert and look at traces for `mktme replay`."
+    no_args_is_help=True,
+    help="Make, record, convert and look at traces for `mktme replay`.",
+    epilog="For example:\n\nmktme trace convert ycsb_a:count=1000000 y.parquet; mktme trace info y.parquet",
 )
 
 Source = Annotated[
@@ -302,7 +304,14 @@ def info(
     malformed: Malformed = "refuse",
     json_path: JsonPath = None,
 ) -> None:
-    """Say what is in a trace: records by kind, addresses, pages, threads."""
+    """Say what is in a trace: records by kind, addresses, pages, threads.
+
+    For example:
+
+    mktme trace info ls.lackey.gz
+
+    mktme trace info ycsb_a:count=100000 --json trace.json
+    """
     check_files({"--json": json_path})
     found = _summary(_trace(source, format, malformed, "as they are", "", "refuse"))
     write_json(found, json_path)

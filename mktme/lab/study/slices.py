@@ -24,7 +24,7 @@ import numpy as np
 from mktme.errors import TraceError
 from mktme.timing import histogram
 from mktme.timing.access import DEPENDENT, FENCE, FSYNC, PREAD, PWRITE, READ, Chunk
-from mktme.timing.traces.columns import Columns, Writer
+from mktme.timing.traces.columns import HELD, Columns, Writer
 from mktme.timing.traces.pages import WITHOUT, some, split
 
 CALLS = (PREAD, PWRITE, FSYNC)
@@ -47,7 +47,7 @@ def deal(path: Path, part: tuple[int, int], number: int, slices: int, grain: int
     for name in names:
         name.parent.mkdir(parents=True, exist_ok=True)
     dealer = _Dealer(slices, grain)
-    writers = [Writer(name) for name in names]
+    writers = [Writer(name, HELD // slices) for name in names]
     try:
         for chunk in Columns(path).chunks(*part):
             for one, own in enumerate(dealer.deal(chunk)):

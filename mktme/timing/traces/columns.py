@@ -20,6 +20,7 @@ from mktme.timing.traces.source import arrow
 
 VERSION = b"1"
 ROWS = 1 << 20  # of a group
+HELD = 32 << 20  # bytes that a writer holds at most, until they are a group
 MAGIC = b"PAR1"
 DTYPES = {"kind": np.uint8, "address": np.uint64, "size": np.uint32, "thread": np.uint8, "time": np.int64}
 
@@ -91,11 +92,14 @@ def _chunk(batch: Any, first: int) -> Chunk:
 class Writer:
     """Writes a trace, a chunk after another; the file takes its name when it is whole. A context manager.
 
-    Not thread-safe. `records`: how many so far. Raises TraceError without pyarrow, OSError.
+    Not thread-safe. `records`: how many so far. `held`: bytes that it holds at most, before they are a
+    group of rows in the file. Raises TraceError without pyarrow, OSError.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._pa, self._path = arrow(), path
+    def __init__(self, path: Path, held: int = HELD) -> None:
+        self._pa, self._path, self._room = arrow(), path, held
+        self._held: list[Any] = []
+        self._rows = self._bytes = 0
         handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
         os.close(handle)
         self._temporary = Path(name)
@@ -114,8 +118,16 @@ class Writer:
                 f"from record {self.records} on the trace has {', '.join(batch.schema.names)}, and before "
                 f"{', '.join(self._names)}"
             )
-        self._writer.write_batch(batch, row_group_size=ROWS)
+        self._held.append(batch)
+        self._rows, self._bytes = self._rows + len(chunk), self._bytes + batch.nbytes
         self.records += len(chunk)
+        if self._rows >= ROWS or self._bytes >= self._room:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(self._pa.Table.from_batches(self._held), row_group_size=ROWS)
+        self._held.clear()
+        self._rows = self._bytes = 0
 
     def __enter__(self) -> Writer:
         return self
@@ -125,6 +137,8 @@ class Writer:
             empty = np.empty(0)
             self.add(Chunk(empty, empty, empty))
         if self._writer is not None:
+            if kind is None and self._held:
+                self._flush()
             self._writer.close()
         if kind is not None:
             self._temporary.unlink()
