@@ -29,7 +29,7 @@ def studies(folder: Path, rounds: int) -> Iterator[Figure]:
 
 
 def scaling(folder: Path, rounds: int) -> Iterator[Figure]:
-    """One process against two, in turns: replays that need a quarter of a second each."""
+    """One process against two, in turns: replays of half a second each."""
     values = [n * 10 for n in range(CELLS)]
     found: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds + 1):
@@ -38,7 +38,7 @@ def scaling(folder: Path, rounds: int) -> Iterator[Figure]:
                 {
                     "seed": number + 1,
                     "replay": {
-                        "traces": "ycsb_b:count=200000,space=256MiB",
+                        "traces": "ycsb_b:count=400000,space=256MiB",
                         "parameters": {"media.read_ns": values},
                     },
                 }

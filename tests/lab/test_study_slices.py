@@ -156,7 +156,7 @@ def test_a_slice_gets_each_fence_behind_its_own_stores_and_every_fsync(
     dealer = slices._Dealer(2, PAGE)
     kinds = [kind for kind, _ in steps]
     chunk = access.chunk(kinds, [place * PAGE for _, place in steps], 64)
-    got = [list(own.kind) for own in dealer.deal(chunk)]
+    got = {0: [], 1: []} | {number: list(own.kind) for number, own in dealer.deal(chunk)}
     for number in range(2):
         expected, stored = [], True
         for kind, place in steps:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,13 @@ from mktme.errors import TraceError
 from mktme.timing import histogram
 from mktme.timing.access import DEPENDENT, FENCE, FSYNC, PREAD, PWRITE, READ, Chunk
 from mktme.timing.traces.columns import HELD, Columns, Writer
-from mktme.timing.traces.pages import WITHOUT, some, split
+from mktme.timing.traces.pages import WITHOUT, part_of, split, take
 
 CALLS = (PREAD, PWRITE, FSYNC)
 READS = (READ, DEPENDENT, PREAD)
+BUNCH = 1 << 20  # records that are dealt out at a time
+LEAST = 1 << 20  # bytes of a group of rows, as they are in memory, at least
+SPARE = 128  # open files beside those of slices
 
 
 def segments(path: Path, count: int) -> list[tuple[int, int]]:
@@ -47,12 +52,12 @@ def deal(path: Path, part: tuple[int, int], number: int, slices: int, grain: int
     for name in names:
         name.parent.mkdir(parents=True, exist_ok=True)
     dealer = _Dealer(slices, grain)
-    writers = [Writer(name, HELD // slices) for name in names]
+    _allow_files(slices)
+    writers = [Writer(name, max(LEAST, HELD // slices)) for name in names]
     try:
-        for chunk in Columns(path).chunks(*part):
-            for one, own in enumerate(dealer.deal(chunk)):
-                if len(own):
-                    writers[one].add(own)
+        for chunk in Columns(path).chunks(*part, rows=BUNCH):
+            for one, own in dealer.deal(chunk):
+                writers[one].add(own)
     except BaseException as error:
         for writer in writers:
             writer.__exit__(type(error))
@@ -65,8 +70,20 @@ def deal(path: Path, part: tuple[int, int], number: int, slices: int, grain: int
     temporary.replace(note)
 
 
+def _allow_files(count: int) -> None:
+    """Let this process have so many files open, if it isn't allowed to yet."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + SPARE:
+        if hard < count + SPARE:
+            raise TraceError(
+                f"{count} slices need as many open files, and a process may have {hard}: use fewer slices, "
+                f"or raise ulimit -Hn to {count + SPARE}"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count + SPARE, hard))
+
+
 class _Dealer:
-    """Chunks of a segment to their slices, in order."""
+    """Records of a segment to their slices, in order."""
 
     def __init__(self, slices: int, grain: int) -> None:
         self._slices, self._grain = slices, grain
@@ -74,34 +91,48 @@ class _Dealer:
         self._last = 0  # the slice that instructions between accesses belong to
         self.told = {"records": 0, "fences": 0, "system_calls": 0}
 
-    def deal(self, chunk: Chunk) -> Iterator[Chunk]:
-        """The chunk's records of each slice."""
+    def deal(self, chunk: Chunk) -> Iterator[tuple[int, Chunk]]:
+        """The slices that get some of the records, and their own; by sorting, so at no cost of the others."""
         self.told["records"] += len(chunk)
         self.told["fences"] += int((chunk.kind == FENCE).sum())
         self.told["system_calls"] += int(np.isin(chunk.kind, CALLS).sum())
         cut = split(chunk, self._grain)
+        owner, index = self._owners(cut)
+        order = np.lexsort((index, owner))
+        owner, taken = owner[order], take(cut, index[order])
+        edges = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1], [True]]))
+        for first, end in pairwise(edges):
+            yield int(owner[first]), part_of(taken, int(first), int(end))
+
+    def _owners(self, cut: Chunk) -> tuple[Any, Any]:
+        """Pairs of a slice and a record that it gets."""
         kinds = np.minimum(cut.kind, len(WITHOUT) - 1)
         placed = ~WITHOUT[kinds]
         owner = np.where(placed, (cut.address // np.uint64(self._grain)) % np.uint64(self._slices), 0)
         owner = self._carried(owner.astype(np.int64), placed)
-        fences, everywhere = cut.kind == FENCE, cut.kind == FSYNC
-        epoch = fences.cumsum() - fences  # of each record: how many fences are before it
-        number = int(fences.sum())
-        stores = placed & ~np.isin(cut.kind, READS)
-        for one in range(self._slices):
-            mine = (owner == one) & ~fences & ~everywhere
-            stored = np.zeros(number + 1, bool)
-            stored[epoch[stores & mine]] = True
-            stored[0] |= self._stored[one]
-            kept = mine | everywhere
-            kept[fences] = stored[:number]
-            self._stored[one] = stored[number]
-            yield some(cut, kept)
+        fence, everywhere = cut.kind == FENCE, cut.kind == FSYNC
+        own = np.flatnonzero(~fence & ~everywhere)
+        owners, records = [owner[own]], [own]
+        # A fence goes to the slices that were stored to since the one before it.
+        fences = np.flatnonzero(fence)
+        epoch = fence.cumsum() - fence  # of each record: how many fences are before it
+        stores = np.flatnonzero(placed & ~np.isin(cut.kind, READS))
+        before = np.flatnonzero(self._stored)  # of epoch 0
+        pairs = np.sort(np.concatenate([before, epoch[stores] * self._slices + owner[stores]]))
+        pairs = pairs[np.diff(pairs, prepend=-1) != 0]  # each once
+        ended = pairs[pairs < len(fences) * self._slices]
+        owners.append(ended % self._slices)
+        records.append(fences[ended // self._slices])
+        self._stored[:] = False
+        self._stored[pairs[len(ended) :] % self._slices] = True
+        calls = np.flatnonzero(everywhere)
+        owners.append(np.tile(np.arange(self._slices), len(calls)))
+        records.append(np.repeat(calls, self._slices))
+        return np.concatenate(owners), np.concatenate(records)
 
     def _carried(self, owner: Any, placed: Any) -> Any:
         """Records without an address belong to the slice of the access before them."""
-        at = np.where(placed, np.arange(len(owner)), -1)
-        at = np.maximum.accumulate(at) if len(at) else at
+        at = np.maximum.accumulate(np.where(placed, np.arange(len(owner)), -1))
         made = np.where(at >= 0, owner[at], self._last)
         if len(made):
             self._last = int(made[-1])

@@ -52,15 +52,15 @@ class Columns:
             )
         return file
 
-    def chunks(self, begin: int = 0, end: int | None = None) -> Iterator[Chunk]:
-        """Its accesses, or those of some groups of rows, [begin, end).
+    def chunks(self, begin: int = 0, end: int | None = None, rows: int = RECORDS) -> Iterator[Chunk]:
+        """Its accesses, or those of some groups of rows, [begin, end); `rows` at a time.
 
         Raises TraceError, with the record that was reached, if the file is damaged.
         """
         first = 0
         with self._opened() as file:
             groups = range(begin, self.groups if end is None else end)
-            batches = file.iter_batches(batch_size=RECORDS, use_threads=False, row_groups=list(groups))
+            batches = file.iter_batches(batch_size=rows, use_threads=False, row_groups=list(groups))
             while True:
                 try:
                     batch = next(batches, None)

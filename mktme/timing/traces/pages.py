@@ -117,12 +117,26 @@ class Window:
 
 def some(chunk: Chunk, kept: Any) -> Chunk:
     """Some records of a chunk."""
-    if kept.all():
-        return chunk
-    thread, time = (None if column is None else column[kept] for column in (chunk.thread, chunk.time))
+    return chunk if kept.all() else take(chunk, np.flatnonzero(kept))
+
+
+def take(chunk: Chunk, index: Any) -> Chunk:
+    """The records of a chunk with these numbers, in this order."""
+    thread, time = (None if column is None else column[index] for column in (chunk.thread, chunk.time))
     data = offsets = None
     if chunk.offsets is not None and chunk.data is not None:
-        length = np.diff(chunk.offsets)
-        data = chunk.data[np.repeat(kept, length)]
-        offsets = np.concatenate([[0], length[kept].cumsum()]).astype(np.int64)
-    return Chunk(chunk.kind[kept], chunk.address[kept], chunk.size[kept], thread, time, data, offsets)
+        length = np.diff(chunk.offsets)[index]
+        offsets = np.concatenate([[0], length.cumsum()]).astype(np.int64)
+        data = chunk.data[np.repeat(chunk.offsets[index] - offsets[:-1], length) + np.arange(offsets[-1])]
+    return Chunk(chunk.kind[index], chunk.address[index], chunk.size[index], thread, time, data, offsets)
+
+
+def part_of(chunk: Chunk, first: int, end: int) -> Chunk:
+    """The records of a chunk from one to another; nothing is copied but where data begins."""
+    thread, time = (None if column is None else column[first:end] for column in (chunk.thread, chunk.time))
+    data = offsets = None
+    if chunk.offsets is not None and chunk.data is not None:
+        offsets = chunk.offsets[first : end + 1]
+        data, offsets = chunk.data[offsets[0] : offsets[-1]], offsets - offsets[0]
+    own = slice(first, end)
+    return Chunk(chunk.kind[own], chunk.address[own], chunk.size[own], thread, time, data, offsets)
