@@ -17,7 +17,7 @@ from mktme.lab.contestants import BASELINE, CEILING, Contestant, contestants
 from mktme.lab.machine import describe
 from mktme.lab.measure import interleave, slowdown
 from mktme.lab.workloads import Files, Turns, Workload
-from pmem.geometry import LINE, PAGE
+from pmem.geometry import LINE, PAGE, Size, parse_size
 
 ROUNDS = 7
 SCHEMA = "mktme-bench/1"
@@ -30,7 +30,7 @@ class VerificationFailed(MktmeError, RuntimeError):
 
 
 def run(
-    size: int = 256 << 20,
+    size: Size = "256MiB",
     groups: Iterable[str] = workloads.GROUPS,
     *,
     threads: int | None = None,
@@ -51,7 +51,7 @@ def run(
 
     Raises VerificationFailed if files don't read back as they were stored.
     """
-    groups = tuple(groups)
+    groups, size = tuple(groups), parse_size(size)
     rng = np.random.default_rng(seed)
     place = shared_memory(8 * size) if folder is None else folder
     with (

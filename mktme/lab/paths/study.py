@@ -19,6 +19,7 @@ from mktme.lab.measure import Sample, slowdown
 from mktme.lab.overhead import shared_memory
 from mktme.lab.paths.subjects import DEFAULT, PATHS, Subject, subjects
 from mktme.lab.paths.workloads import GROUPS, Operation, Workload, workloads
+from pmem.geometry import Size, parse_size
 
 SCHEMA = "mktme-paths/1"
 ROUNDS = 7
@@ -38,7 +39,7 @@ def run(
     paths: str | Iterable[str] = DEFAULT,
     groups: str | Iterable[str] = GROUPS,
     *,
-    size: int = 64 << 20,
+    size: Size = "64MiB",
     seed: int = 1,
     rounds: int = ROUNDS,
     folder: Path | None = None,
@@ -56,6 +57,7 @@ def run(
 
     Raises PathsError for a name that there isn't, or sizes out of range.
     """
+    size = parse_size(size)
     names, chosen = _names(paths, PATHS, "path"), _names(groups, GROUPS, "workload")
     if size < LEAST or rounds < 1 or seed < 0:
         raise PathsError(
