@@ -38,7 +38,7 @@ def test_under_a_16_byte_cipher_both_halves_of_the_block_are_lost(rows: Any) -> 
             assert (row["changed"], row["beside"]) == (2, 0)
             assert row["words"] == {"states": 4, "broken": 2, "lost": 16, "poisoned": 0}
             assert row["lines"]["broken"] == 0
-    assert found == 12
+    assert found >= 12
 
 
 def test_under_a_wide_block_mode_it_is_the_whole_line(rows: Any) -> None:
