@@ -1,13 +1,14 @@
 # make env     prepare .venv with the package and everything the checks need
 # make test    every check: tests, ruff, mypy --strict
 # make bench   the main job: the overhead of encryption on real input; ends with results/report.html
+# make docs    the documentation site, in site/
 
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := $(foreach name,bench paths iv crash replay validation,results/$(name).json)
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: env test bench clean
+.PHONY: env test bench docs clean
 
 env: .venv/ready
 
@@ -37,5 +38,8 @@ bench: env
 	@$(BIN)/mktme replay --validate --json results/validation.json >/dev/null
 	$(BIN)/mktme report $(RESULTS) -o results/report.html
 
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv results
+	rm -rf .venv results site

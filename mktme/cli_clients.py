@@ -69,6 +69,10 @@ def mount(
         )
     files: dict[str, Path | None] = dict.fromkeys(users, None)
     files.update(zip(users, keys, strict=False))
+    for name, file in files.items():
+        if file is not None:  # refused before an image is made
+            secret = read_key(file, name)
+            secret[:] = bytes(len(secret))
     with volume_of(image, create or None) as volume:
         system = system_of(volume, path, files)
         folders = [f"/{name}" for name in users] or ["/"]

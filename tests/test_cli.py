@@ -243,3 +243,14 @@ def test_an_error_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert run.stderr.startswith("mktme: ")
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_mount_whose_key_is_refused_makes_no_image(tmp_path: Path) -> None:
+    (tmp_path / "loose.key").write_bytes(bytes(64))
+    (tmp_path / "loose.key").chmod(0o644)
+    (tmp_path / "mnt").mkdir()
+    image, mnt, key = (str(tmp_path / name) for name in ("new.img", "mnt", "loose.key"))
+    run = mktme("mount", image, mnt, "--as", "alice", "--key", key, "--create", "64MiB")
+    assert run.returncode == 1
+    assert "can be read by others" in run.stderr or "mktme[fuse]" in run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loose.key", "mnt"]

@@ -82,6 +82,8 @@ def compile_scheme(scheme: Scheme) -> Compiled:
     if not isinstance(returned, types.Integer | types.Float) and not hasattr(returned, "__iter__"):
         raise SchemeError(f"{scheme.name} returns {returned}: return a tuple, the words of the IV")
     parts = list(returned) if hasattr(returned, "__iter__") else [returned]
+    if any(isinstance(word, types.misc.Optional) for word in parts):
+        return Compiled(scheme, None, 0, "a word may be None, as far as Numba can tell")
     check_words(scheme, len(parts), [str(t) for t in parts if not isinstance(t, types.Integer)])
     if _can_raise(function):
         return Compiled(scheme, None, 0, NO_RAISING)

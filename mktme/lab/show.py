@@ -50,7 +50,7 @@ def _cell(row: dict[str, Any]) -> str:
     if row["configuration"] in (BASELINE, CEILING):
         return text
     spread = (row["ratio_high"] - row["ratio_low"]) / 2 / row["ratio"]
-    return f"{text}\n{figure(row['ratio'])}x \u00b1{spread:.0%}"
+    return f"{text}\n{figure(row['ratio'])}x" + (f" \u00b1{spread:.0%}" if len(row["rates"]) > 1 else "")
 
 
 def figure(value: float) -> str:

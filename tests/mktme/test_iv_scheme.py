@@ -381,6 +381,17 @@ def on_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def test_words_that_numba_takes_for_none_perhaps_are_made_on_arrays(controller: Controller, key: Key) -> None:
+    @iv.define("ours", source="a test")
+    def call(address: int) -> Any:
+        return {0: 7, 1: 8}.get(address % 2, 9), address >> 6
+
+    try:
+        assert iv.schemes()["ours"].runs != "compiled"
+    finally:
+        iv.unregister("ours")
+
+
 WRONG: list[tuple[str, Callable[..., Any]]] = [
     ("returns 3 words: an IV has two of 64 bits, or four", lambda address: (address, 1, 2)),
     ("returns 1 words: an IV has two of 64 bits, or four", lambda address: address),
