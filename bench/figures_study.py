@@ -5,6 +5,8 @@ python bench/figures.py --only studies
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ GRAIN = 2 << 20
 def studies(folder: Path, rounds: int) -> Iterator[Figure]:
     """Every figure, with studies in a folder."""
     yield from scaling(folder, max(3, rounds // 5))
+    yield ceiling(max(3, rounds // 5))
     yield tasks(folder)
     yield from sliced(folder)
 
@@ -59,6 +62,61 @@ def scaling(folder: Path, rounds: int) -> Iterator[Figure]:
         spread=(ratios[0], ratios[-1]),
         note=f"{min(found[1]):.1f} s and {min(found[2]):.1f} s, with the start of the processes",
     )
+
+
+BY_HAND = """
+import sys, time
+from mktme.timing import generators
+from mktme.timing.machine import Machine
+trace = generators.ycsb(400_000, mix="b", space="256MiB")
+Machine.preset("optane").run(generators.ycsb(1000, mix="b").chunks())
+print("ready", flush=True)
+sys.stdin.readline()
+begin = time.perf_counter()
+for _ in range(int(sys.argv[1])):
+    Machine.preset("optane").run(trace.chunks())
+print(time.perf_counter() - begin)
+"""
+
+
+def ceiling(rounds: int) -> Figure:
+    """What the machine gives: the same replays in two programs that know nothing of each other, over one."""
+    ratios = []
+    for _ in range(rounds):
+        alone = max(by_hand(CELLS))
+        beside = max(by_hand(CELLS // 2, CELLS // 2))
+        ratios.append(alone / beside)
+    ratios.sort()
+    return Figure(
+        "studies",
+        "the same in programs by hand, 2 over 1",
+        ratios[len(ratios) // 2],
+        "x",
+        0,
+        spread=(ratios[0], ratios[-1]),
+        note="what two processors of this machine are worth to this work; without the start of the processes",
+    )
+
+
+def by_hand(*counts: int) -> list[float]:
+    """Seconds that programs take that begin together, each with so many replays."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", BY_HAND, str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for count in counts
+    ]
+    for each in started:
+        assert each.stdout is not None
+        each.stdout.readline()
+    for each in started:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    return [float(each.communicate()[0]) for each in started]
 
 
 def tasks(folder: Path) -> Figure:

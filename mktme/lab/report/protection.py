@@ -96,9 +96,11 @@ def _iv_answer(rows: Rows, attacks: list[str], heads: dict[str, str]) -> str:
 
     best = max((row for row in rows if withstood[row["name"]] == most), key=speed)
     equal = sum(one == most for one in withstood.values())
-    text = f"The most that a scheme withstands is {percent(most, len(attacks))} attacks and observations"
-    text += f"; so do {percent(equal, len(rows))} schemes, " if equal > 1 else ": that is "
-    text += f"the fastest is {best['name']}" if equal > 1 and speed(best) else best["name"]
+    text = "No scheme withstands" if most < len(attacks) else f"{equal} of {len(rows)} schemes withstand"
+    text += f" all of {len(attacks)} attacks and observations"
+    if most < len(attacks):
+        text += f"; {percent(equal, len(rows))} withstand{'s' * (equal == 1)} {most}, the most"
+    text += f". {'The fastest of these' if equal > 1 and speed(best) else 'That'} is {best['name']}"
     if speed(best):
         text += f", at {speed(best):.2f} of the speed of pmem-line with AES-128-XTS"
     beaten = [heads[c] for c in attacks if best["cells"][c]["grade"] == BREAKS]
