@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from mktme import cli
 from mktme.crypto import backend
@@ -254,3 +257,35 @@ def test_a_mount_whose_key_is_refused_makes_no_image(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "can be read by others" in run.stderr or "mktme[fuse]" in run.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loose.key", "mnt"]
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every command of the program, by its words."""
+    import typer
+
+    def below(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield words
+        for name, command in getattr(group, "commands", {}).items():
+            yield from below(command, (*words, name))
+
+    return list(below(typer.main.get_command(cli.app), ()))
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_the_help_of_every_command_has_an_example_that_begins_with_it(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    _, _, examples = done.output.partition("For example:")
+    assert " ".join(("mktme", *words)) in examples
+
+
+def test_a_shell_completes_commands() -> None:
+    code = "import sys; sys.argv[0] = 'mktme'; from mktme.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "_MKTME_COMPLETE": "complete_bash", "COMP_WORDS": "mktme re", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert set(run.stdout.split()) == {"replay", "report"}

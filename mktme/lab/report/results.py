@@ -45,6 +45,8 @@ def load(path: Path) -> Results:
     """Read a results file. Raises ReportError if it isn't one, OSError if it can't be read."""
     try:
         outcome = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ReportError(f"there is no {path}: give files that {WRITERS} wrote") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ReportError(f"{path} is no JSON: {error}: give files that {WRITERS} wrote") from None
     schema = outcome.get("schema") if isinstance(outcome, dict) else None
