@@ -122,7 +122,7 @@ def test_a_slowdown_is_taken_round_by_round() -> None:
     fast, slow = measure.Sample((10.0, 20.0, 40.0)), measure.Sample((5.0, 10.0, 10.0))
     ratio = measure.slowdown(slow, fast)
     assert (ratio.median, ratio.low, ratio.high) == (2.0, 2.0, 3.0)
-    assert measure.slowdown(fast, fast) == measure.Ratio(1, 1, 1, (1, 1))
+    assert measure.slowdown(fast, fast) == measure.Ratio(1, 1, 1, (1, 1, 1))
 
 
 def test_contestants_take_turns_and_the_first_round_is_not_counted() -> None:

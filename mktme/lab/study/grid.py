@@ -113,11 +113,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name, its seed, and its cells in order. `folder`: where names of traces begin."""
+    """A study's name, its seed, and its cells in order."""
 
     name: str
     seed: int
-    folder: Path
     cells: tuple[Cell, ...] = field(repr=False)
 
 
@@ -131,7 +130,7 @@ def read(path: Path) -> Study:
 
 
 def make(found: Mapping[str, Any], name: str = "study", folder: Path | None = None) -> Study:
-    """A study from what its file says. Raises StudyError."""
+    """A study from what its file says. `folder`: where names of traces begin. Raises StudyError."""
     rest = dict(found)
     name, seed, repetitions = (
         rest.pop(key, default) for key, default in (("name", name), ("seed", 1), ("repetitions", 1))
@@ -160,7 +159,7 @@ def make(found: Mapping[str, Any], name: str = "study", folder: Path | None = No
             for repetition in range(repetitions if _repeats(kind, values) else 1):
                 cell = Cell(kind, values, repetition, _seed(seed, repetition))
                 cells[cell.id] = cell
-    return Study(name, seed, folder or Path(), tuple(cells.values()))
+    return Study(name, seed, tuple(cells.values()))
 
 
 def _seed(seed: int, repetition: int) -> int:

@@ -211,6 +211,11 @@ class Cluster:
             task = running.pop(future.key)
             if future.status == "finished":
                 yield task, future.result()
+            elif future.status == "cancelled":
+                raise StudyError(
+                    f"the scheduler at {self._address} dropped the tasks, or is gone: start it again, and "
+                    "the same command goes on"
+                )
             else:
                 yield task, Lost(f"{type(future.exception()).__name__}: {future.exception()}")
             future.release()
