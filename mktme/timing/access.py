@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,6 +52,18 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.kind)
+
+
+def for_kernels(column: Column) -> Column:
+    """The same memory as kernels take it: read-only arrays (as Parquet gives them) are another type to Numba.
+
+    It would compile each kernel again for them, the largest for a minute. Kernels don't write to columns. The
+    column must live as long as what this returns.
+    """
+    if column.flags.writeable or not column.flags.c_contiguous or not column.size:
+        return np.require(column, requirements=["C", "W"])
+    memory: Any = (ctypes.c_char * column.nbytes).from_address(column.ctypes.data)
+    return np.frombuffer(memory, column.dtype)
 
 
 class Trace(Protocol):

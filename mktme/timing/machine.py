@@ -11,7 +11,7 @@ import numpy as np
 
 from mktme.errors import TimingError, TraceError
 from mktme.timing import cells, growing, histogram, presets, simulate
-from mktme.timing.access import KINDS, Chunk, Column
+from mktme.timing.access import KINDS, Chunk, Column, for_kernels
 from mktme.timing.caches import Cache
 from mktme.timing.controller import Controller
 from mktme.timing.core import Core
@@ -201,20 +201,20 @@ class Run:
         self._run(chunk, self._s, max(0, cold), len(chunk))
 
     def _run(self, chunk: Chunk, s: Vector, first: int, end: int) -> None:
-        empty = _NO_TIMES
+        empty, seen = _NO_TIMES, for_kernels
         heads, following = _queues(chunk.thread, first, end)
         at = first
         while True:
             reason, at = simulate.run(
                 s,
                 self._g,
-                chunk.kind[:end],
-                chunk.address.view(np.int64),  # the kernel's numbers are signed
-                chunk.size,
-                _NONE if chunk.thread is None else chunk.thread,
-                empty if chunk.time is None else chunk.time,
-                _NONE if chunk.data is None else chunk.data,
-                empty if chunk.offsets is None else chunk.offsets,
+                seen(chunk.kind[:end]),
+                seen(chunk.address.view(np.int64)),  # the kernel's numbers are signed
+                seen(chunk.size),
+                _NONE if chunk.thread is None else seen(chunk.thread),
+                empty if chunk.time is None else seen(chunk.time),
+                _NONE if chunk.data is None else seen(chunk.data),
+                empty if chunk.offsets is None else seen(chunk.offsets),
                 heads,
                 following,
                 at,

@@ -28,7 +28,7 @@ def test_nothing_that_was_promised_is_lost(
 ) -> None:
     root = str(SOAK.parents[1])
     monkeypatch.setenv("PYTHONPATH", root)
-    done = load().soak(tmp_path, rounds=4, seed=1, only=name)
+    done = load().soak(tmp_path, rounds=3, seed=1, only=name)
     assert done[name] > 0
     assert list(tmp_path.iterdir()) == []
 

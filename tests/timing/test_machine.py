@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mktme.errors import TimingError, TraceError
-from mktme.timing import access, generators
+from mktme.timing import access, generators, simulate
 from mktme.timing.access import (
     DEPENDENT,
     FENCE,
@@ -401,3 +402,15 @@ def test_threads_are_served_as_their_clocks_go() -> None:
     one, two = (Machine.preset("optane").run(trace.chunks()).time_ns for trace in (alone, both))
     assert two < 1.2 * one
     assert access.THREADS == 256
+
+
+def test_columns_that_are_read_only_run_the_same_machine_code() -> None:
+    """As Parquet gives them: to Numba they are another type, and the loop takes a minute to compile."""
+    (made,) = generators.ycsb(200, space="1MiB", threads=2).chunks()
+    expected = Machine.preset("optane", "xts").run([made]).values
+    variants = len(simulate.run.signatures)
+    columns = {name: getattr(made, name).copy() for name in ("kind", "address", "size", "thread")}
+    for column in columns.values():
+        column.flags.writeable = False
+    assert Machine.preset("optane", "xts").run([replace(made, **columns)]).values == expected
+    assert len(simulate.run.signatures) == variants

@@ -34,7 +34,7 @@ class FirstTouch:
             cut = split(chunk, PAGE)
             while growing.full(table, len(cut)):
                 table = growing.grown(table)
-            _number(table, cut.address, cut.kind, WITHOUT)
+            _number(table, cut.address, access.for_kernels(cut.kind), WITHOUT)
             self.pages = int(table[growing.COUNT])
             yield replace(cut, first=first)
             first += len(cut)
