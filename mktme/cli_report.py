@@ -45,6 +45,11 @@ def report(
             param_hint="RESULTS",
         )
     check_files({"--output": output})
+    for path in (*(results or ()), *(compare or ())):
+        if path.resolve() == output.resolve():
+            raise typer.BadParameter(
+                f"{output} is one of the results: name another file", param_hint="--output"
+            )
     loaded = [made.load(path) for path in results or ()]
     pair = None if compare is None else (made.load(compare[0]), made.load(compare[1]))
     made.write(output, loaded, pair)

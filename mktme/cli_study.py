@@ -52,7 +52,7 @@ def study(
     check_folder("--output", folder)
     if dry_run:
         with progress_bar() as (_, tell):
-            samples = estimate.estimate(found, folder, tell)
+            samples = estimate.estimate(found, folder, retry=retry, progress=tell)
         show.show_estimate(found, samples, jobs or processors(), output_console())
         return
     with progress_bar() as (console, tell):
@@ -63,5 +63,5 @@ def study(
             raise
     show.show_outcome(found, outcome, output_console())
     console.print(f"results: {folder / 'results'}", highlight=False)
-    if outcome.failed:
+    if outcome.failed or outcome.earlier:
         raise typer.Exit(1)

@@ -137,7 +137,7 @@ def replay(
             "schema": SCHEMA,
             "machine": machine.describe(),
             "memory": memory,
-            "trace": {"name": trace.name, **_noticed(trace)},
+            "trace": {"name": trace.name, "source": source, **_noticed(trace)},
             "parameters": {m.name: {row.name: row.value for row in m.rows()} for m in machines},
             "results": [result.values for result in results],
         },

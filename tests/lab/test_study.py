@@ -70,6 +70,17 @@ def test_a_cell_is_known_by_what_it_does_and_not_by_its_place_in_the_file(tmp_pa
     assert not before & {cell.id for cell in study(SMALL.replace("seed = 7", "seed = 8"), tmp_path).cells}
 
 
+def test_names_with_dots_need_no_quotes_and_the_order_of_parameters_does_not_matter(tmp_path: Path) -> None:
+    head = "[replay]\ntraces = 'btree'\nsize = '1GiB'\n[replay.parameters]\n"
+    (quoted,) = study(head + '"media.read_ns" = 1\n"engine.aes_ns" = 2\n', tmp_path).cells
+    (plain,) = study(head + "engine.aes_ns = 2\nmedia.read_ns = 1\n", tmp_path).cells
+    (bytes_,) = study(
+        head.replace("'1GiB'", "1073741824") + "engine.aes_ns = 2\nmedia.read_ns = 1\n", tmp_path
+    ).cells
+    assert quoted.values["parameters"] == {"media.read_ns": 1, "engine.aes_ns": 2}
+    assert quoted.id == plain.id == bytes_.id
+
+
 def test_a_trace_in_a_file_is_replayed_once_and_is_another_when_it_changes(tmp_path: Path) -> None:
     text = 'repetitions = 3\n[replay]\ntraces = "t.parquet"\n'
     columns.write(tmp_path / "t.parquet", generators.ycsb(100).chunks())
@@ -113,6 +124,9 @@ def test_measured_cells_are_told_from_those_that_may_run_beside_others(tmp_path:
         ("[replay]\ntraces = 'btree'\nslices = 0", "slices = 0: it must be a whole number, 1 or more"),
         ("[replay]\ntraces = 'btree'\nslice_range = '1KiB'", "it must be a multiple of the page, 4096"),
         ("[replay]\ntraces = 'btree'\nparameters = 3", "[replay] parameters = 3: write a table"),
+        ("replay = []", "there is no grid"),
+        ("[replay]\ntraces = 'btree'\n[replay.parameters]\nmedia.read_ns = []", "give it a value, or a list"),
+        ("[files]\nsize = 2026-11-23", "is none that is known: a value, or a list of values"),
         ("repetitions = 99999999\n[files]", "99999999 cells: a study has at most"),
     ],
 )
@@ -201,7 +215,9 @@ def test_bad_cells_are_reported_and_stop_nothing(tmp_path: Path) -> None:
     assert "must be at least" in errors["replay ycsb_a:count=100 optane none media.read_ns=-1 #0"]
     statuses = [row["status"] for row in Dataset(tmp_path / "out").read().to_pylist() if not row["metric"]]
     assert statuses == ["failed"] * 11
-    assert run(made, tmp_path / "out").failed == ()  # they stay as they are
+    again = run(made, tmp_path / "out")  # they stay as they are, and are told
+    assert again.failed == ()
+    assert {str(cell): error for cell, error in again.earlier} == errors
     assert len(run(made, tmp_path / "out", retry=True).failed) == 11
 
 
@@ -247,7 +263,8 @@ def test_parts_are_merged_and_none_is_lost_or_doubled_when_that_is_interrupted(
     assert len(list(results.iterdir())) == 1
     for path, content in list(parts.items())[:5]:  # as if it had been killed before it dropped them
         path.write_bytes(content)
-    (results / "cell-0123.parquet.tmp").write_bytes(b"torn")
+    (results / ".cell-0123.parquet.tmp").write_bytes(b"torn")
+    assert rows(tmp_path / "out") == once  # nor does a reader see one twice
     assert run(made, tmp_path / "out").before == 16
     assert rows(tmp_path / "out") == once
 
@@ -276,6 +293,17 @@ def test_a_dry_run_says_what_is_to_do_and_keeps_nothing(tmp_path: Path) -> None:
     assert sum(one.cells for one in found) == len(made.cells)
     assert all(one.seconds > 0 and not one.error for one in found)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_reckons_with_what_it_can_read_and_says_what_it_cannot(tmp_path: Path) -> None:
+    text = '[replay]\ntraces = ["ycsb_a:count=50000000", "ycsb_a:sugar=1"]\n'
+    (found,) = estimate.estimate(study(text, tmp_path), tmp_path / "out")
+    assert found.cells == 2
+    assert found.seconds > 10 * found.sample_seconds > 0
+    assert "sugar" in found.error
+    (tmp_path / "t.csv").write_text("address,size,kind\n0,8,read\n")
+    (found,) = estimate.estimate(study('[replay]\ntraces = "t.csv"\n', tmp_path), tmp_path / "out")
+    assert found.error.startswith("at least")
 
 
 def test_records_of_a_generator_are_reckoned_from_its_first_operations() -> None:
@@ -307,6 +335,62 @@ def test_a_task_whose_worker_dies_goes_to_another_and_at_last_is_lost(tmp_path: 
     assert "2 times, at last with status 3" in found["dies"].reason
     assert found["once"] is None
     assert flag.exists()
+
+
+def test_a_script_without_a_guard_is_told_so_and_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[replay]\ntraces = "btree:count=10"\n')
+    script = "from pathlib import Path\nfrom mktme.lab.study import read, run\n"
+    (tmp_path / "script.py").write_text(script + "run(read(Path('study.toml')), Path('out'), jobs=1)\n")
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert 'does it below if __name__ == "__main__"' in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out" / "results").iterdir())
+
+
+def test_an_interrupted_run_leaves_no_images_behind(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[files]\nworkloads = "random"\nrounds = 50\nsize = "1MiB"\n')
+    command = [sys.executable, "-m", "mktme.cli", "study", "study.toml", "--jobs", "1"]
+    before = set(Path("/dev/shm").glob("mktme-study-*"))
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        mine: set[Path] = set()
+        while not mine and process.poll() is None:
+            time.sleep(0.05)
+            for path in set(Path("/dev/shm").glob("mktme-study-*")) - before:
+                if list(path.glob("*/line.img")):
+                    mine.add(path)
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert process.returncode == 130
+    assert not [path for path in mine if path.exists() and _owner(path) is None]
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    made = study('[iv]\nschemes = "xe"\nsize = "256KiB"\n', tmp_path)
+    left = tmp_path / "mktme-study-left"
+    (left / "mktme-1").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "images").write_text(str(left))
+    assert run(made, tmp_path / "out", jobs=1).failed == ()
+    assert not left.exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lock", "results"]
+
+
+def _owner(path: Path) -> str | None:
+    """A process that has something below a folder open: of another test that runs beside this one."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(link.readlink()).startswith(f"{path}/"):
+                return str(link)
+        except OSError:
+            continue
+    return None
 
 
 def test_workers_end_with_the_run_that_has_them(tmp_path: Path) -> None:
@@ -352,13 +436,29 @@ def test_sliced_traces_are_merged_and_what_was_done_of_them_is_kept(
     for part in (tmp_path / "out" / "results").iterdir():  # as if the run had been killed in the middle
         part.unlink()
     partial[0].unlink()
+    partial[1].write_text("")  # torn by a power failure
+    note = next(iter((tmp_path / "out" / "slices").glob("*/0.json")))
+    note.write_text("")
     kept = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "slices").rglob("*") if path.is_file()
     }
     assert run(large, tmp_path / "out").done == 3
-    for path, at in kept.items():
-        assert path.stat().st_mtime_ns == at, path
+    changed = {path for path, at in kept.items() if path.stat().st_mtime_ns != at}
+    dealt = {note.parent / str(number) / "0.parquet" for number in range(4)}
+    assert changed == {partial[1], note, *dealt, tmp_path / "out" / "lock"} & (changed | {note, *dealt})
     assert rows(tmp_path / "out") == exact
+
+
+def test_a_bad_trace_among_those_in_slices_fails_its_own_cells(large: grid.Study, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "bad.parquet")
+    made = study(SLICED.replace('"t.parquet"', '["bad.parquet", "t.parquet"]'), tmp_path)
+    outcome = run(made, tmp_path / "out", jobs=1)
+    assert outcome.done == 3
+    assert len(outcome.failed) == 3
+    assert "is no trace of this format" in outcome.failed[0][1]
 
 
 def test_a_trace_that_changes_while_the_study_runs_fails_its_cells(large: grid.Study, tmp_path: Path) -> None:

@@ -173,6 +173,16 @@ def test_a_slice_gets_each_fence_behind_its_own_stores_and_every_fsync(
     assert dealer.told["fences"] == kinds.count(access.FENCE)
 
 
+def test_a_slice_that_gets_little_holds_little(tmp_path: Path) -> None:
+    """Nor does it hold the records of others, in whose midst its own were."""
+    addresses = np.zeros(50_000, np.uint64)
+    addresses[::1000] = PAGE
+    dealt = dict(slices._Dealer(2, PAGE).deal(access.chunk(access.READ, addresses, 8)))
+    assert len(dealt[1]) == 50
+    for column in (dealt[1].kind, dealt[1].address, dealt[1].size):
+        assert column.base is None
+
+
 def test_histograms_add_up_to_that_of_all_values() -> None:
     whole_one = Machine.preset("optane").run(generators.ycsb(300).chunks())["read_latency"]
     assert histogram.merged([whole_one]) == whole_one

@@ -17,7 +17,7 @@ NOISE = 3  # standard deviations between two runs
 FEW = 8  # figures from which a spread between runs can be told
 MORE, LESS, OTHER, SAME = "more", "less", "other", "same"
 BASELINES = ("none", "memcpy")
-TIMED = ("cost",)  # columns of the IV matrix that are measured times
+TIMED = ("cost",)  # columns of the IV matrix that are measured times, without rounds to compare
 PLACES = ("workload", "program", "request", "step", "configuration", "path")
 EXACT = ("copied_per_byte", "encrypted_per_byte", "decrypted_per_byte", "keys_programmed", "keys_evicted")
 VERSIONS = ("processor", "cpus", "backend", "system", "python", "mktme", "numpy", "numba", "cryptography")
@@ -142,8 +142,8 @@ def _measured(results: Results) -> Figures:
 def _iv(results: Results) -> Figures:
     for row in results.outcome["schemes"]:
         for column, cell in row["cells"].items():
-            text = cell["grade"] if column in TIMED else f"{cell['grade']}: {cell['text']}"
-            yield f"{row['name']}: {column}", Figure(None, text)
+            if column not in TIMED:
+                yield f"{row['name']}: {column}", Figure(None, f"{cell['grade']}: {cell['text']}")
 
 
 def _crash(results: Results) -> Figures:
@@ -195,10 +195,19 @@ def _notes(before: Results, after: Results) -> list[str]:
         for key in keys:
             if a.get(key) != b.get(key) and not isinstance(a.get(key), float):
                 notes.append(f"{where}, {key}: {_plain(a.get(key))} in A, {_plain(b.get(key))} in B")
+    for key in ("trace", "memory"):
+        if one.get(key) != other.get(key):
+            notes.insert(0, f"Not the same {key}: {_plain(one.get(key))} in A, {_plain(other.get(key))} in B")
+    for name, values in one.get("parameters", {}).items():
+        theirs = other.get("parameters", {}).get(name, {})
+        for key in [key for key in values if key in theirs and theirs[key] != values[key]]:
+            notes.append(f"{name}: {key} is {values[key]} in A, {theirs[key]} in B")
     return notes
 
 
 def _plain(found: Any) -> str:
+    if isinstance(found, dict):
+        return ", ".join(f"{key} {value}" for key, value in found.items())
     return ", ".join(map(str, found)) if isinstance(found, list) else str(found)
 
 

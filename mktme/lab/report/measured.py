@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mktme.lab.paths.study import STEPS
 from mktme.lab.report.results import Results
-from mktme.lab.report.sections import NONE, Rows, Section, chart, facet, measure, times
+from mktme.lab.report.sections import NONE, Rows, Section, chart, facet, measure, steps, times
 
 
 def bench(results: Results) -> list[Section]:
@@ -45,6 +46,7 @@ def bench(results: Results) -> list[Section]:
 def _bench_answer(rows: Rows) -> str:
     wanted = [row for row in rows if row["configuration"] == "aes-xts-128"] or rows
     ordered = [row for row in wanted if row["workload"].startswith("in order, read")] or wanted
+    ordered = [row for row in ordered if row["workload"] == ordered[-1]["workload"]]
     small, large = ordered[0], ordered[-1]
     text = (
         f"{large['workload'].capitalize()} in requests of {large['request']} takes "
@@ -95,7 +97,12 @@ def paths(results: Results) -> list[Section]:
             "histogram",
             "Latencies of single requests",
             [
-                {key: row[key] for key in ("workload", "request", "path")} | {"bins": row["latency_bins"]}
+                {key: row[key] for key in ("workload", "request", "path")}
+                | {
+                    "bins": steps(
+                        [[low, low * 2 ** (1 / STEPS), count] for low, count in row["latency_bins"]]
+                    )
+                }
                 for row in rows
             ],
             facets=[facet("workload", "workload"), facet("request", "request")],

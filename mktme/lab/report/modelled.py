@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mktme.lab.report.results import Results
-from mktme.lab.report.sections import Rows, Section, chart, facet, measure, percent, times
+from mktme.lab.report.sections import Rows, Section, chart, facet, measure, percent, steps, times
 from mktme.lab.timing.show import LINES
+from mktme.timing import histogram
+
+UPPER = {histogram.edge(i) / 1000: histogram.edge(i + 1) / 1000 for i in range(histogram.BINS)}
 
 
 def value(result: dict[str, Any], name: str) -> Any:
@@ -17,6 +20,11 @@ def value(result: dict[str, Any], name: str) -> Any:
             return None
         found = found[key]
     return found
+
+
+def _bins(found: list[list[float]]) -> list[list[float]]:
+    """Bins of the model's histograms with their upper edges."""
+    return [[low, UPPER[low], count] for low, count in found]
 
 
 def replay(results: Results) -> list[Section]:
@@ -47,7 +55,7 @@ def replay(results: Results) -> list[Section]:
             "histogram",
             "Latencies of loads (modelled)",
             [
-                {"configuration": r["configuration"], "bins": r["read_latency"]["bins"]}
+                {"configuration": r["configuration"], "bins": steps(_bins(r["read_latency"]["bins"]))}
                 for r in found
                 if r["read_latency"]["bins"]
             ],
@@ -55,14 +63,22 @@ def replay(results: Results) -> list[Section]:
             unit="ns",
         ),
     ]
-    name = results.outcome["trace"]["name"]
+    name = results.outcome["trace"].get("source", results.outcome["trace"]["name"])
     others = sorted(rows[1:], key=lambda row: float(row["ratio"])) or rows
     least, most = others[0], others[-1]
-    answer = (
-        f"Of what was compared {least['configuration']} costs least, {times(least['ratio'])} times the "
-        f"time of {base['configuration']}, and {most['configuration']} most, {times(most['ratio'])} times. "
-        "Modelled, not measured."
-    )
+    if len(found) < 2:
+        answer = f"{base['time_ns'] / 1e6:.3g} ms with {base['configuration']}. Modelled, not measured."
+    elif least is most:
+        answer = (
+            f"{times(least['ratio'])} times the time of {base['configuration']} with "
+            f"{least['configuration']}. Modelled, not measured."
+        )
+    else:
+        answer = (
+            f"Of what was compared {least['configuration']} costs least, {times(least['ratio'])} times the "
+            f"time of {base['configuration']}, and {most['configuration']} most, {times(most['ratio'])} "
+            "times. Modelled, not measured."
+        )
     question = f"What would {name} take on hardware with {results.outcome['memory']}?"
     return [Section("Hardware, modelled", question, answer, results.path, results.outcome, drawn)]
 

@@ -2,8 +2,8 @@
 (() => {
   // Colours that stay apart for the colour-blind (Okabe and Ito 2008); patterns, marks and dashes beside them.
   const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#9A8F00", "#8C8C8C"];
-  const PATTERNS = ["", "/", ".", "x", "\\", "|", "-", "+"];
-  const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon"];
+  const PATTERNS = ["", "/", ".", "x", "\\", "|", "-"];
+  const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star"];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const data = JSON.parse(document.getElementById("data").textContent);
   const nth = (list, index) => list[index % list.length];
@@ -199,6 +199,7 @@
     for (const cell of document.querySelectorAll(`table.matrix[data-section="${section}"] .cell`)) {
       cell.setAttribute("aria-current", String(matrix.rows[cell.dataset.row].name === scheme && cell.dataset.column === column));
     }
+    if (!go) box.scrollIntoView({ block: "nearest" });
     if (go) { box.scrollIntoView({ block: "center" }); box.focus({ preventScroll: true }); }
   }
 
@@ -209,7 +210,13 @@
       const cell = event.target.closest(".cell");
       if (cell) show(number, data[number].matrix.rows[cell.dataset.row].name, cell.dataset.column);
     });
-    // Arrows move between cells.
+    // One stop of the tab key; arrows move between cells, which scroll out from behind the heads.
+    const scroll = table.closest(".scroll");
+    scroll.style.scrollPadding = `${table.tHead.offsetHeight + 4}px 0 0 ${table.tHead.rows[1].cells[0].offsetWidth + 4}px`;
+    table.addEventListener("focusin", (event) => {
+      for (const cell of table.querySelectorAll('.cell[tabindex="0"]')) cell.tabIndex = -1;
+      event.target.closest(".cell").tabIndex = 0;
+    });
     table.addEventListener("keydown", (event) => {
       const cell = event.target.closest(".cell"), step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
       if (!cell || !step) return;
@@ -227,6 +234,9 @@
         row.hidden = !row.dataset.scheme.includes(search.value.trim()) || (grade.value !== "" && broken !== (grade.value === "broken"));
         count += !row.hidden;
       }
+      for (const cell of table.querySelectorAll('.cell[tabindex="0"]')) cell.tabIndex = -1;
+      const first = table.querySelector("tbody tr:not([hidden]) .cell");
+      if (first) first.tabIndex = 0;
       section.querySelector(".matrix-count").textContent = `${count} of ${table.tBodies[0].rows.length} schemes`;
     }
     for (const control of [search, group, grade]) control.addEventListener("input", filter);

@@ -50,7 +50,7 @@ def load(path: Path) -> Results:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ReportError(f"{path} is no JSON: {error}: give files that {WRITERS} wrote") from None
     schema = outcome.get("schema") if isinstance(outcome, dict) else None
-    if schema is None:
+    if not isinstance(schema, str):
         raise ReportError(f"{path} says no schema, so it holds no results: give files that {WRITERS} wrote")
     if schema not in KINDS:
         raise ReportError(

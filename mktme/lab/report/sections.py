@@ -6,6 +6,7 @@ the reader, `x` and `series` lay out, and `measures` are shown.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def chart(kind: str, title: str, rows: Rows, **shape: Any) -> dict[str, Any]:
 def table(title: str, heads: list[str], rows: list[list[Any]], marked: int = -1) -> dict[str, Any]:
     """A table; column `marked` holds grades, shown by mark, word and colour."""
     return {"title": title, "heads": heads, "rows": rows, "marked": marked}
+
+
+def steps(bins: list[list[float]]) -> list[list[float]]:
+    """A histogram as a line of steps: from [low, high, count] of bins that aren't empty to [x, count].
+
+    Where bins are missing in between, and behind the last one, it is down at 0.
+    """
+    made: list[list[float]] = []
+    for number, (low, high, count) in enumerate(bins):
+        made.append([low, count])
+        following = bins[number + 1][0] if number + 1 < len(bins) else math.inf
+        if following > high * 1.001:
+            made.append([high, 0])
+    return made
 
 
 def times(ratio: float) -> str:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import mktme
 from mktme.lab.study.grid import MEASURED, POLICY, Cell, StudyError
 from pmem.geometry import parse_size
 
@@ -22,8 +23,10 @@ Outcomes = Iterator[tuple[Cell, dict[str, Any]]]
 ROOM = 48 << 20  # bytes beside a file of a volume
 
 
-def perform(cell: Cell) -> dict[str, Any]:
+def perform(cell: Cell, folder: str = "") -> dict[str, Any]:
     """Run a cell. Returns plain data: status, error, seconds, host and rows; it raises nothing of a cell's.
+
+    `folder`: where images lie meanwhile; by default shared memory, where it has the room.
 
     A cell that measures time waits until no other one does on this host.
     """
@@ -33,7 +36,7 @@ def perform(cell: Cell) -> dict[str, Any]:
             if cell.how == MEASURED:
                 stack.enter_context(_alone())
                 begin = time.perf_counter()
-            rows, status, error = KINDS[cell.kind](cell), DONE, ""
+            rows, status, error = KINDS[cell.kind](cell, folder), DONE, ""
     except Exception as raised:  # whatever a cell does, the others go on
         rows, status, error = [], FAILED, f"{type(raised).__name__}: {raised}"
     return {
@@ -41,6 +44,7 @@ def perform(cell: Cell) -> dict[str, Any]:
         "error": error,
         "seconds": time.perf_counter() - begin,
         "host": platform.node(),
+        "version": mktme.__version__,
         "rows": rows,
     }
 
@@ -61,7 +65,12 @@ def _alone() -> Iterator[None]:
         os.close(handle)
 
 
-def _files(cell: Cell) -> Rows:
+def room(cell: Cell) -> int:
+    """Bytes of the images that a cell makes."""
+    return 2 * (parse_size(cell.values["size"]) + ROOM) if cell.kind == "files" else ROOM
+
+
+def _files(cell: Cell, folder: str) -> Rows:
     """A path with a scheme, cipher and data unit, in turns with no encryption."""
     import pmem
     from mktme.crypto.algorithms import ALGORITHMS
@@ -88,11 +97,8 @@ def _files(cell: Cell) -> Rows:
     contents, names = pairs[values["cipher"]]
     rows: Rows = []
     with ExitStack() as stack:
-        inside = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="mktme-", dir=shared_memory(2 * (size + ROOM)))
-            )
-        )
+        place = folder or shared_memory(room(cell))
+        inside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mktme-", dir=place)))
         found = {}
         for name in ("none", values["path"]):
             device = stack.enter_context(pmem.create(inside / f"{name}.img", size + ROOM))
@@ -115,13 +121,20 @@ def _files(cell: Cell) -> Rows:
     return rows
 
 
-def _iv(cell: Cell) -> Rows:
+def _iv(cell: Cell, folder: str) -> Rows:
     """The experiments of a group on a scheme, with one cipher or each that it has."""
     from mktme.lab import iv
 
     values = cell.values
     name = values["scheme"] + (f"/{values['cipher']}" if values["cipher"] else "")
-    outcome = iv.run(name, values["experiment"], size=values["size"], seed=cell.seed, rounds=values["rounds"])
+    outcome = iv.run(
+        name,
+        values["experiment"],
+        size=values["size"],
+        seed=cell.seed,
+        rounds=values["rounds"],
+        folder=Path(folder) if folder else None,
+    )
     rows: Rows = []
     for found in outcome["schemes"]:
         for column, one in found["cells"].items():
@@ -131,7 +144,7 @@ def _iv(cell: Cell) -> Rows:
     return rows
 
 
-def _replay(cell: Cell) -> Rows:
+def _replay(cell: Cell, folder: str) -> Rows:
     """A trace on a modelled machine."""
     values = cell.values
     result = machine(values).run(trace(values, cell.seed).chunks(), values["warm_up"])
@@ -163,7 +176,8 @@ KINDS = {"files": _files, "iv": _iv, "replay": _replay}
 
 def _row(metric: str, value: Any, subject: str = "", request: str = "") -> dict[str, Any]:
     number = None if isinstance(value, str) else float(value)
-    text = value if isinstance(value, str) else ""
+    exact = isinstance(value, int) and abs(value) > 1 << 53  # more than a float has
+    text = value if isinstance(value, str) else str(value) if exact else ""
     return {"subject": subject, "request": request, "metric": metric, "value": number, "text": text}
 
 

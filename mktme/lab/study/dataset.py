@@ -1,7 +1,8 @@
 """The results of a study: a Parquet dataset that grows by a file for each cell, each whole or not there.
 
 OUTPUT/results/ holds the parts; `pyarrow.dataset`, polars, pandas and DuckDB read the folder as one table,
-in long form: a row for each metric. Small parts are merged now and then.
+in long form: a row for each metric. Small parts are merged when there are SMALL of them; who reads in that
+moment may see cells twice.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mktme.lab.study import durable
 from mktme.lab.study.cells import FAILED
 from mktme.lab.study.grid import Cell, StudyError
 from mktme.timing.traces.source import arrow
@@ -34,6 +35,8 @@ class Dataset:
         self._arrow = arrow()
         self._lock: Any = None
         self.done: dict[str, str] = {}  # status by cell
+        self.errors: dict[str, str] = {}  # of those that failed
+        self._small = 0  # parts of single cells
 
     def __enter__(self) -> Dataset:
         self.results.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ class Dataset:
 
     def _look(self) -> None:
         """What is there already: half-written files go, and cells that are in a merged part, too."""
-        for torn in self.results.glob("*.tmp"):
+        for torn in (*self.results.glob(".*.tmp"), *self.folder.glob("slices/*/*/*.part")):
             torn.unlink()
         for part in sorted(self.results.glob(f"{MERGED}*.parquet")):
             self.done.update(self._statuses(part))
@@ -67,31 +70,32 @@ class Dataset:
                 part.unlink()  # the merge was interrupted here
             else:
                 self.done.update(self._statuses(part))
+                self._small += 1
 
     def _statuses(self, part: Path) -> dict[str, str]:
         try:
-            table = self._arrow.parquet.read_table(part, columns=["cell", "status"])
+            table = self._arrow.parquet.read_table(part, columns=["cell", "status", "error"])
         except (self._arrow.ArrowException, OSError) as error:
             raise StudyError(
                 f"{part} is damaged ({error}): delete it, and its cells will run again"
             ) from None
-        return dict(zip(table["cell"].to_pylist(), table["status"].to_pylist(), strict=True))
+        cells, statuses, errors = (table[name].to_pylist() for name in ("cell", "status", "error"))
+        self.errors |= {cell: error for cell, error in zip(cells, errors, strict=True) if error}
+        return dict(zip(cells, statuses, strict=True))
 
     def add(self, cell: Cell, outcome: dict[str, Any]) -> None:
         """Keep what a cell came to: durable, and visible as a whole, when this returns."""
         table = self._arrow.Table.from_pylist(self._rows(cell, outcome), schema=self._schema())
         self._write(table, f"{PART}{cell.id}.parquet")
         self.done[cell.id] = outcome["status"]
+        self._small += 1
+        if self._small >= SMALL:
+            self.merge()
 
     def _write(self, table: Any, name: str) -> None:
-        temporary = self.results / f"{name}.tmp"
+        temporary = self.results / f".{name}.tmp"  # which readers of the folder pass over
         self._arrow.parquet.write_table(table, temporary, compression="zstd")
-        handle = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.replace(self.results / name)
+        durable.place(temporary, self.results / name)
 
     def _rows(self, cell: Cell, outcome: dict[str, Any]) -> list[dict[str, Any]]:
         values = dict(cell.values)
@@ -145,6 +149,7 @@ class Dataset:
         self._write(table, f"{MERGED}{digest}.parquet")
         for part in parts:
             part.unlink()
+        self._small = 0
 
     def forget(self, cells: Iterable[str]) -> None:
         """Drop the results of cells, which are to run again."""
@@ -162,6 +167,7 @@ class Dataset:
                 part.unlink()
         for cell in gone:
             self.done.pop(cell, None)
+            self.errors.pop(cell, None)
 
     def failed(self) -> list[str]:
         """The cells that failed."""
@@ -169,7 +175,10 @@ class Dataset:
 
     def read(self) -> Any:
         """Everything, as an Arrow table."""
-        parts = sorted(self.results.glob("*.parquet"))
-        if not parts:
-            return self._schema().empty_table()
-        return self._arrow.concat_tables([self._arrow.parquet.read_table(part) for part in parts])
+        pa, seen, tables = self._arrow, set[str](), [self._schema().empty_table()]
+        for part in sorted(self.results.glob("*.parquet"), reverse=True):  # merged ones first
+            table = pa.parquet.read_table(part)
+            own = table["cell"].to_pylist()
+            tables.append(table.filter([cell not in seen for cell in own]) if seen & set(own) else table)
+            seen.update(own)
+        return pa.concat_tables(tables)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mktme.errors import TimingError, TraceError
-from mktme.lab.study.cells import machine, perform, trace
+from mktme.lab.study.cells import FAILED, machine, perform, trace
 from mktme.lab.study.dataset import Dataset
 from mktme.lab.study.grid import MODELLED, Cell, Study
 
@@ -33,19 +33,26 @@ class Estimate:
 
 
 def estimate(
-    study: Study, output: Path, progress: Progress = lambda what, done, total: None
+    study: Study,
+    output: Path,
+    *,
+    retry: bool = False,
+    progress: Progress = lambda what, done, total: None,
 ) -> list[Estimate]:
     """Run one cell of each kind, keeping nothing, and reckon what the rest would take.
 
-    Replays are reckoned by records, at the rate of SAMPLE records. Raises StudyError, TraceError.
+    `retry`: as if failed cells were to run again. Replays are reckoned by records, at the rate of SAMPLE
+    records; dealing out large traces comes to that. Raises StudyError, TraceError.
     """
-    done = _done(output)
-    waiting = [cell for cell in study.cells if cell.id not in done]
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in waiting:
-        values = cell.values
-        what = values.get("workload") or values.get("experiment") or values.get("engine", "")
-        groups.setdefault((cell.kind, what, values.get("path", "")), []).append(cell)
+    there = {cell for cell, status in _done(output).items() if not retry or status != FAILED}
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in study.cells:
+        if cell.id not in there:
+            values = cell.values
+            what = tuple(
+                values.get(key) for key in ("path", "workload", "experiment", "engine", "cipher", "unit")
+            )
+            groups.setdefault((cell.kind, *what), []).append(cell)
     found = []
     for number, ((kind, *_), cells) in enumerate(groups.items()):
         progress(str(cells[0]), number, len(groups))
@@ -83,23 +90,27 @@ class _Head:
 
 
 def _by_records(cells: list[Cell]) -> Estimate:
-    try:
-        head = _Head(trace(cells[0].values, cells[0].seed))
-        machine(cells[0].values).run(_Head(trace(cells[0].values, cells[0].seed)).chunks())  # compiles
-        begin = time.perf_counter()
-        machine(cells[0].values).run(head.chunks())
-        took = time.perf_counter() - begin
-        records = sum(_records(cell, head.seen) for cell in cells)
-    except (TraceError, TimingError, OSError) as error:
-        return Estimate(MODELLED, len(cells), str(cells[0]), 0.0, 0.0, f"{type(error).__name__}: {error}")
-    return Estimate(MODELLED, len(cells), str(cells[0]), took, took * records / max(1, head.seen))
+    took, seen, records, unknown, error = 0.0, 0, 0, False, ""
+    for cell in cells:
+        try:
+            found = trace(cell.values, cell.seed)
+            if not seen:
+                machine(cell.values).run(_Head(trace(cell.values, cell.seed)).chunks())  # compiles
+                head, begin = _Head(found), time.perf_counter()
+                machine(cell.values).run(head.chunks())
+                took, seen = time.perf_counter() - begin, max(1, head.seen)
+            known = _records(found)
+            unknown |= known is None
+            records += seen if known is None else known
+        except (TraceError, TimingError, OSError) as raised:
+            error = f"{type(raised).__name__}: {raised}"
+    if unknown:
+        error = error or "at least: how many records a text has is known when it is read"
+    return Estimate(MODELLED, len(cells), str(cells[0]), took, took * records / max(1, seen), error)
 
 
-def _records(cell: Cell, seen: int) -> int:
-    """Records of a cell's trace, as far as that is known without reading it."""
-    found = trace(cell.values, cell.seed)
+def _records(found: Any) -> int | None:
+    """Records of a trace, as far as that is known without reading it."""
     if hasattr(found, "records"):
         return int(found.records)
-    if not hasattr(found, "about"):
-        return seen  # a text: not known before it is read
-    return int(found.about())
+    return int(found.about()) if hasattr(found, "about") else None

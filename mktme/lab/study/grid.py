@@ -96,7 +96,7 @@ class Cell:
     def id(self) -> str:
         """16 hexadecimal digits."""
         values = {key: value for key, value in self.values.items() if key != "file"}  # which may move
-        text = json.dumps([mktme.__version__, self.kind, values, self.repetition, self.seed])
+        text = json.dumps([mktme.__version__, self.kind, values, self.repetition, self.seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -143,13 +143,13 @@ def make(found: Mapping[str, Any], name: str = "study", folder: Path | None = No
         raise StudyError(
             f"{unknown[0]!r} is nothing that a study has: name, seed, repetitions, {', '.join(GRIDS)}"
         )
-    if not rest:
-        raise StudyError(f"there is no grid: a study has some of [{'], ['.join(GRIDS)}]")
     grids = [
         (kind, grid)
         for kind, given in rest.items()
         for grid in (given if isinstance(given, list) else [given])
     ]
+    if not grids:
+        raise StudyError(f"there is no grid: a study has some of [{'], ['.join(GRIDS)}]")
     count = sum(_count(kind, grid) for kind, grid in grids) * repetitions
     if count > MOST:
         raise StudyError(f"{count} cells: a study has at most {MOST}; make it several")
@@ -195,7 +195,7 @@ def _axes(kind: str, grid: Any) -> dict[str, list[Any]]:
         if not values:
             raise StudyError(f"[{kind}] {key} is empty: give it a value, or leave it out")
         for one in values:
-            if isinstance(one, list | dict) or (axis.known and one not in axis.known):
+            if not isinstance(one, str | int | float) or (axis.known and one not in axis.known):
                 known = f"one of {', '.join(axis.known)}" if axis.known else "a value, or a list of values"
                 raise StudyError(f"[{kind}] {key}: {one!r} is none that is known: {known}")
         made[key] = values
@@ -208,7 +208,20 @@ def _parameters(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
         raise StudyError(
             f'[replay] parameters = {found!r}: write a table, [replay.parameters], "media.read_ns" = [...]'
         )
-    return {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+    made = {name: value if isinstance(value, list) else [value] for name, value in _flat(found)}
+    for name, values in made.items():
+        if not values or not all(isinstance(value, str | int | float) for value in values):
+            raise StudyError(f"[replay.parameters] {name} = {values!r}: give it a value, or a list of values")
+    return made
+
+
+def _flat(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names with dots: TOML makes tables of media.read_ns = 1 where it isn't quoted."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _count(kind: str, grid: Any) -> int:
@@ -224,6 +237,8 @@ def _expanded(kind: str, grid: Any, folder: Path) -> Iterator[dict[str, Any]]:
     parameters = _parameters(grid) if kind == "replay" else {}
     for combination in itertools.product(*axes.values()):
         values = {SINGULAR.get(key, key): value for key, value in zip(axes, combination, strict=True)}
+        for key in {"size", "slice_range"} & set(values):
+            values[key] = parse_size(values[key])
         if kind == "replay":
             values["file"] = _file(str(values["trace"]), folder)
             values["digest"] = digest(Path(values["file"])) if values["file"] else ""

@@ -39,7 +39,7 @@ def show_estimate(study: Study, found: Sequence[Estimate], workers: int, console
     for column in ("sample", "how", "cells", "sample took", "all of one worker"):
         table.add_column(column, justify="left" if column in ("sample", "how") else "right", overflow="fold")
     for one in found:
-        told = escape(one.error) if one.error else duration(one.seconds)
+        told = duration(one.seconds) + (f"\n{escape(one.error)}" if one.error else "")
         table.add_row(escape(one.sample), one.kind, str(one.cells), duration(one.sample_seconds), told)
     console.print(table)
     measured = sum(one.seconds for one in found if one.kind == MEASURED)
@@ -59,7 +59,9 @@ def show_outcome(study: Study, outcome: Outcome, console: Console) -> None:
         f"in {duration(outcome.seconds)}",
         highlight=False,
     )
-    for cell, error in outcome.failed[:SHOWN]:
+    if outcome.earlier:
+        console.print(f"{len(outcome.earlier)} cells failed in an earlier run: --retry runs them again")
+    for cell, error in (outcome.failed or outcome.earlier)[:SHOWN]:
         console.print(f"  [red]failed[/red] {escape(str(cell))}: {escape(error)}", highlight=False)
     if len(outcome.failed) > SHOWN:
         console.print(f"  and {len(outcome.failed) - SHOWN} more: status is 'failed' in the dataset")

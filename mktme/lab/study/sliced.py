@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mktme.errors import TimingError, TraceError
-from mktme.lab.study import slices
+from mktme.errors import TraceError
+from mktme.lab.study import durable, slices
 from mktme.lab.study.cells import DONE, Outcomes, failure, metrics
 from mktme.lab.study.grid import Cell, StudyError, digest
 from mktme.lab.study.workers import Cluster, Lost, Processes, Task
@@ -25,33 +25,31 @@ def outcomes(cells: list[Cell], workers: Processes | Cluster, output: Path, prog
     """Deal the traces of cells out, replay each slice, merge: each cell and its outcome."""
     if isinstance(workers, Cluster):
         _check_shared(workers, output)
-    work = output / "slices"
-    plans = {cell.id: _Plan(cell, work) for cell in cells}
-    refused: dict[str, str] = {}
+    plans: dict[str, _Plan] = {}
+    for cell in cells:
+        try:
+            plans[cell.id] = _Plan(cell, output / "slices")
+        except (TraceError, OSError) as error:
+            yield cell, failure(f"{type(error).__name__}: {error}")
     deals = {task.key: task for plan in plans.values() for task in plan.deals()}
     for number, (task, result) in enumerate(workers.run(list(deals.values())), 1):
         progress(f"dealing out {Path(task.arguments[1]).name}", number, len(deals))
-        if isinstance(result, Lost) or result is not None:
-            error = result.reason if isinstance(result, Lost) else result
-            refused |= {cell.id: error for cell in cells if str(plans[cell.id].folder) == task.arguments[-1]}
-    for name, error in refused.items():
-        yield plans[name].cell, failure(error)
-    ready = {name: plan for name, plan in plans.items() if name not in refused}
-    for plan in list(ready.values()):  # all of whose slices were there
-        if plan.whole():
-            yield plan.cell, plan.merged()
-            del ready[plan.cell.id]
-    tasks = [task for plan in ready.values() for task in plan.replays()]
+        if result is not None:  # why it couldn't be
+            why = result.reason if isinstance(result, Lost) else result
+            for name in [name for name, plan in plans.items() if str(plan.folder) == task.arguments[-1]]:
+                yield plans.pop(name).cell, failure(why)
+    tasks = [task for plan in plans.values() for task in plan.replays()]
+    for plan in [plan for plan in plans.values() if not plan.waiting]:  # all of whose slices were there
+        yield plan.cell, plan.merged()
     for number, (task, result) in enumerate(workers.run(tasks), 1):
-        name = task.key.partition("/")[0]
+        name, _, slice_ = task.key.partition("/")
         progress(f"replaying slices of {Path(task.arguments[0]['trace']).name}", number, len(tasks))
-        if name not in ready:
+        if name not in plans:
             continue
-        if isinstance(result, Lost) or result is not None:
-            yield ready.pop(name).cell, failure(result.reason if isinstance(result, Lost) else result)
-        elif ready[name].whole():
-            plan = ready.pop(name)
-            yield plan.cell, plan.merged()
+        if isinstance(result, Lost | str):
+            yield plans.pop(name).cell, failure(result.reason if isinstance(result, Lost) else result)
+        elif plans[name].take(int(slice_), result):
+            yield plans[name].cell, plans.pop(name).merged()
 
 
 class _Plan:
@@ -68,31 +66,39 @@ class _Plan:
         name = json.dumps([values["digest"], self._slices, self._grain, len(self._parts)])
         self.folder = work / hashlib.sha256(name.encode()).hexdigest()[:16]
         self._partial = self.folder / "results" / cell.id
+        self.waiting: set[int] = set()
 
     def deals(self) -> Iterator[Task]:
         """The segments that aren't dealt out yet."""
         for number, part in enumerate(self._parts):
-            if not (self.folder / f"{number}.json").exists():
+            if durable.read(self.folder / f"{number}.json") is None:
                 arguments = (self._values["digest"], str(self._path), part, number, self._slices, self._grain)
                 yield Task(f"{self.folder.name}/{number}", deal, (*arguments, str(self.folder)))
 
     def replays(self) -> Iterator[Task]:
         """The slices that aren't replayed yet."""
         self._partial.mkdir(parents=True, exist_ok=True)
+        self.waiting = set()
         for number in range(self._slices):
-            path = self._partial / f"{number}.json"
-            if not path.exists():
-                arguments = (self._values, str(self.folder), number, len(self._parts), str(path))
+            if durable.read(self._partial / f"{number}.json") is None:
+                self.waiting.add(number)
+                arguments = (self._values, str(self.folder), number, len(self._parts))
                 yield Task(f"{self.cell.id}/{number}", replay, arguments)
 
-    def whole(self) -> bool:
-        """Whether all slices are there."""
-        return all((self._partial / f"{number}.json").exists() for number in range(self._slices))
+    def take(self, number: int, found: dict[str, Any]) -> bool:
+        """Keep what a slice came to. Returns whether it was the last one."""
+        durable.write(self._partial / f"{number}.json", found)
+        self.waiting.discard(number)
+        return not self.waiting
 
     def merged(self) -> dict[str, Any]:
         """The cell's outcome."""
-        found = [json.loads((self._partial / f"{n}.json").read_text()) for n in range(self._slices)]
-        result = slices.merged([one["values"] for one in found], slices.told(self.folder, len(self._parts)))
+        found = [durable.read(self._partial / f"{number}.json") for number in range(self._slices)]
+        try:
+            once = slices.told(self.folder, len(self._parts))
+        except TraceError as error:
+            return failure(str(error))
+        result = slices.merged([one["values"] for one in found], once)
         return {
             "status": DONE,
             "error": "",
@@ -110,31 +116,33 @@ def deal(
         if digest(Path(path)) != before:
             return f"{path} changed while the study ran: run it again"
         slices.deal(Path(path), part, number, count, grain, Path(folder))
-    except (TraceError, OSError) as error:
+    except Exception as error:  # whatever it is, the other cells go on
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def replay(values: dict[str, Any], folder: str, number: int, segments: int, path: str) -> str | None:
-    """A task: replay a slice, and leave its counts in a file. Returns why it couldn't."""
+def replay(values: dict[str, Any], folder: str, number: int, segments: int) -> dict[str, Any] | str:
+    """A task: replay a slice. Returns its counts, or why it couldn't."""
     begin = time.perf_counter()
     try:
         found = slices.replay(values, Path(folder), number, segments)
-    except (TraceError, TimingError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
-    seconds = time.perf_counter() - begin
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"values": found, "seconds": seconds, "host": platform.node()}))
-    temporary.replace(path)
-    return None
+    except Exception as error:  # whatever it is, the other cells go on
+        again = f"; to deal the trace out again delete {folder}, and use --retry"
+        return f"{type(error).__name__}: {error}" + (again if isinstance(error, TraceError) else "")
+    return {"values": found, "seconds": time.perf_counter() - begin, "host": platform.node()}
 
 
 def _check_shared(workers: Cluster, output: Path) -> None:
     """Slices are files: all workers must see the study's folder. Raises StudyError."""
     output.mkdir(parents=True, exist_ok=True)
-    for worker, there in workers.everywhere(os.path.isdir, str(output.resolve())).items():
-        if not there:
-            raise StudyError(
-                f"the worker at {worker} has no folder {output.resolve()}: slices of a trace need an "
-                "--output that all workers share"
-            )
+    token = output.resolve() / f".seen-{os.urandom(8).hex()}"
+    token.touch()
+    try:
+        for worker, there in workers.everywhere(os.path.exists, str(token)).items():
+            if not there:
+                raise StudyError(
+                    f"the worker at {worker} doesn't see {output.resolve()}: slices of a trace need an "
+                    "--output that all workers share"
+                )
+    finally:
+        token.unlink()

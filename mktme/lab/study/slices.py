@@ -13,8 +13,6 @@ the merged result counts them once, as the trace has them.
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mktme.errors import TraceError
+from mktme.lab.study import durable
 from mktme.timing import histogram
 from mktme.timing.access import DEPENDENT, FENCE, FSYNC, PREAD, PWRITE, READ, Chunk
 from mktme.timing.traces.columns import HELD, Columns, Writer
@@ -64,10 +63,10 @@ def deal(path: Path, part: tuple[int, int], number: int, slices: int, grain: int
         raise
     for writer in writers:
         writer.__exit__(None)
-    note = folder / f"{number}.json"
-    temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(dealer.told))
-    temporary.replace(note)
+    for name in names:
+        durable.sync(name)
+        durable.sync(name.parent)
+    durable.write(folder / f"{number}.json", dealer.told)
 
 
 def _allow_files(count: int) -> None:
@@ -79,7 +78,7 @@ def _allow_files(count: int) -> None:
                 f"{count} slices need as many open files, and a process may have {hard}: use fewer slices, "
                 f"or raise ulimit -Hn to {count + SPARE}"
             )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count + SPARE, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # other threads may deal, too
 
 
 class _Dealer:
@@ -163,10 +162,9 @@ def told(folder: Path, count: int) -> dict[str, int]:
     """What all segments had: records, fences and system calls, each once. Raises TraceError if one lacks."""
     total = {"records": 0, "fences": 0, "system_calls": 0}
     for number in range(count):
-        try:
-            note = json.loads((folder / f"{number}.json").read_text())
-        except OSError:
-            raise TraceError(f"segment {number} of the trace isn't dealt out to {folder}") from None
+        note = durable.read(folder / f"{number}.json")
+        if note is None:
+            raise TraceError(f"segment {number} of the trace isn't dealt out to {folder}")
         for key in total:
             total[key] += note[key]
     return total

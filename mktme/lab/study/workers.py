@@ -10,6 +10,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -21,6 +23,8 @@ import mktme
 from mktme.errors import LibraryMissing
 from mktme.lab.study.grid import StudyError
 
+STARTED, RESULT = "started", "result"  # what a worker says
+PATIENCE = 2.0  # seconds
 TRIES = 2  # of a task whose worker died
 AHEAD = 4  # tasks that a cluster is given for each of its threads
 
@@ -68,17 +72,27 @@ class Processes:
             if not busy:
                 return
             for worker in [w for w in busy if w.ready] or self._wait(busy):
-                task = busy.pop(worker)
                 try:
-                    yield task, worker.take()
-                except (EOFError, ConnectionError):
-                    reason = worker.end()
+                    what, result = worker.take()
+                except (EOFError, OSError):
+                    task = busy.pop(worker)
                     self._workers.remove(worker)
+                    reason = worker.end()
+                    if not worker.started:
+                        raise StudyError(
+                            f"a worker process ended before it began ({reason}): a script that runs a study "
+                            'does it below if __name__ == "__main__"'
+                        ) from None
                     tries[task.key] = tries.get(task.key, 0) + 1
                     if tries[task.key] < TRIES:
                         again.append(task)
                     else:
                         yield task, Lost(f"its worker died {TRIES} times, at last {reason}")
+                    continue
+                if what == STARTED:
+                    worker.started = True
+                else:
+                    yield busy.pop(worker), result
 
     def _idle(self, busy: dict[_Worker, Task]) -> _Worker:
         for worker in self._workers:
@@ -92,8 +106,12 @@ class Processes:
         return [worker for worker in busy if worker.pipe in ready]
 
     def close(self) -> None:
-        """End the workers, whatever they do."""
+        """End the workers, whatever they do; they have PATIENCE seconds to clean up."""
         for worker in self._workers:
+            worker.process.terminate()
+        over = time.monotonic() + PATIENCE
+        for worker in self._workers:
+            worker.process.join(max(0.0, over - time.monotonic()))
             worker.end()
         self._workers.clear()
 
@@ -106,6 +124,7 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
+        self.started = False
 
     @property
     def ready(self) -> bool:
@@ -120,7 +139,8 @@ class _Worker:
 
     def end(self) -> str:
         """Kill it. Returns how it had ended, if it had."""
-        self.process.join(0.2)
+        if self.pipe.poll():  # its end of the pipe is closed: it is about to end
+            self.process.join(0.5)
         code = self.process.exitcode
         self.process.kill()
         self.process.join()
@@ -133,12 +153,14 @@ class _Worker:
 def _serve(pipe: Connection) -> None:
     """A worker's life: until the other end of the pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who gives the tasks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # folders for temporary files are removed
+    pipe.send((STARTED, None))
     while True:
         try:
             function, arguments = pipe.recv()
         except EOFError:
             return
-        pipe.send(function(*arguments))
+        pipe.send((RESULT, function(*arguments)))
 
 
 class Cluster:
@@ -211,6 +233,10 @@ class Cluster:
             task = running.pop(future.key)
             if future.status == "finished":
                 yield task, future.result()
+            elif future.status in ("pending", "lost"):  # it was done, on a worker that is gone: again
+                running[future.key] = task
+                pending.add(future)
+                continue
             elif future.status == "cancelled":
                 raise StudyError(
                     f"the scheduler at {self._address} dropped the tasks, or is gone: start it again, and "

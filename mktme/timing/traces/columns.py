@@ -7,7 +7,6 @@ Columns kind (uint8), address (uint64), size (uint32), and where the trace has t
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,9 +99,8 @@ class Writer:
         self._pa, self._path, self._room = arrow(), path, held
         self._held: list[Any] = []
         self._rows = self._bytes = 0
-        handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-        os.close(handle)
-        self._temporary = Path(name)
+        self._temporary = path.with_name(f"{path.name}.{os.urandom(6).hex()}.part")
+        os.close(os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         self._writer: Any = None
         self._names: list[str] = []
         self.records = 0
@@ -143,9 +141,6 @@ class Writer:
         if kind is not None:
             self._temporary.unlink()
             return
-        mask = os.umask(0)
-        os.umask(mask)
-        self._temporary.chmod(0o666 & ~mask)
         self._temporary.replace(self._path)
 
 

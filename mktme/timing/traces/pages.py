@@ -132,11 +132,12 @@ def take(chunk: Chunk, index: Any) -> Chunk:
 
 
 def part_of(chunk: Chunk, first: int, end: int) -> Chunk:
-    """The records of a chunk from one to another; nothing is copied but where data begins."""
-    thread, time = (None if column is None else column[first:end] for column in (chunk.thread, chunk.time))
+    """The records of a chunk from one to another, copied: who holds them doesn't hold the chunk."""
+    own = slice(first, end)
+    thread, time = (None if column is None else column[own].copy() for column in (chunk.thread, chunk.time))
     data = offsets = None
     if chunk.offsets is not None and chunk.data is not None:
         offsets = chunk.offsets[first : end + 1]
-        data, offsets = chunk.data[offsets[0] : offsets[-1]], offsets - offsets[0]
-    own = slice(first, end)
-    return Chunk(chunk.kind[own], chunk.address[own], chunk.size[own], thread, time, data, offsets)
+        data, offsets = chunk.data[offsets[0] : offsets[-1]].copy(), offsets - offsets[0]
+    kind, address, size = (column[own].copy() for column in (chunk.kind, chunk.address, chunk.size))
+    return Chunk(kind, address, size, thread, time, data, offsets)
