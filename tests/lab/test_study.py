@@ -356,7 +356,11 @@ def test_a_script_without_a_guard_is_told_so_and_nothing_is_kept(tmp_path: Path)
 
 def test_an_interrupted_run_leaves_no_images_behind(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text('[files]\nworkloads = "random"\nrounds = 50\nsize = "1MiB"\n')
-    command = [sys.executable, "-m", "mktme.cli", "study", "study.toml", "--jobs", "1"]
+    # A shell that starts the tests in the background has SIGINT ignored, and so would this.
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = heeds + "from mktme.cli import main\nif __name__ == '__main__': main()\n"
+    (tmp_path / "study.py").write_text(code)
+    command = [sys.executable, "study.py", "study", "study.toml", "--jobs", "1"]
     before = set(Path("/dev/shm").glob("mktme-study-*"))
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
         mine: set[Path] = set()
