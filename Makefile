@@ -10,6 +10,9 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: env test bench docs clean
 
+# Some hundred processes of the tests import Numba: 0.4 s each with its bytecode kept, 1 s without.
+unexport PYTHONDONTWRITEBYTECODE
+
 env: .venv/ready
 
 # A Python without ensurepip (Debian's, without python3-venv) gets pip from the outer one.

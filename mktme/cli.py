@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mktme import cli_clients, cli_report, cli_study, cli_timing
+from mktme import __version__, cli_clients, cli_report, cli_study, cli_timing
 from mktme.console import (
     JsonPath,
     Seed,
@@ -55,6 +55,21 @@ The status is 0 where all went well; 1 for an error (a line on stderr), for a po
 a program (crash), for cells that failed (study); 2 for a command line that can't be; 130 after Ctrl-C.
 """,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mktme {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mktme import cli
+from mktme import __version__, cli
 from mktme.crypto import backend
 
 
@@ -239,6 +239,11 @@ def test_info_names_the_backend_that_runs(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "info.json").read_text())["backend"] == "portable"
     assert "portable" in run.stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"mktme {__version__}\n")
 
 
 def test_an_error_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
