@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mktme.cli import app
 from mktme.lab import measure
-from mktme.lab.report import ReportError, load, write
+from mktme.lab.report import ReportError, load, measured, write
 from mktme.lab.report.compare import compare
 from mktme.lab.timing.published import Figure
 
@@ -99,6 +99,18 @@ def test_a_page_answers_each_question_with_the_figures_of_its_results(
     assert "Modelled, not measured" in text
     assert "1 of 2 published figures are within their band" in text
     assert "predicts, and wasn&#39;t set to, 0 of 1" in text
+
+
+def test_workloads_of_several_request_sizes_are_seen_first(results: dict[str, Path], tmp_path: Path) -> None:
+    outcome = json.loads(results["bench"].read_text())
+    single = outcome["results"][0] | {"workload": "files, write", "request": "9 files"}
+    outcome["results"].insert(0, single)
+    (tmp_path / "bench.json").write_text(json.dumps(outcome))
+    (section,) = measured.bench(load(tmp_path / "bench.json"))
+    assert [row["workload"] for row in section.charts[0]["rows"]][:: len(outcome["results"]) - 1] == [
+        "in order, read",
+        "files, write",
+    ]
 
 
 def test_a_page_says_how_to_repeat_each_file_and_on_what_it_ran(page: Path) -> None:

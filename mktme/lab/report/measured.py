@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mktme.lab.paths.study import STEPS
 from mktme.lab.report.results import Results
 from mktme.lab.report.sections import NONE, Rows, Section, chart, facet, measure, steps, times
@@ -18,6 +20,8 @@ def bench(results: Results) -> list[Section]:
         }
         for row in rows
     ]
+    sizes = Counter(workload for workload, _ in {(row["workload"], row["request"]) for row in rows})
+    shown.sort(key=lambda row: -sizes[row["workload"]])  # what has a curve is seen first
     drawn = chart(
         "bars",
         "Overhead by workload and request size",
