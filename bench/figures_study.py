@@ -14,7 +14,7 @@ from pathlib import Path
 from figure import Figure
 
 from mktme.lab.study import grid, run, slices
-from mktme.timing import generators
+from mktme.timing import cells, generators, growing
 from mktme.timing.traces.columns import Columns, write
 
 CELLS = 24
@@ -29,6 +29,7 @@ def studies(folder: Path, rounds: int) -> Iterator[Figure]:
     yield ceiling(max(3, rounds // 5))
     yield tasks(folder)
     yield from sliced(folder)
+    yield footprint()
 
 
 def scaling(folder: Path, rounds: int) -> Iterator[Figure]:
@@ -173,4 +174,19 @@ def sliced(folder: Path) -> Iterator[Figure]:
         spread=(counted / SLICES / max(took) / 1e6, counted / SLICES / min(took) / 1e6),
         note=f"records, of {len(parts)} segments; the slowest slice takes "
         f"{max(took) * SLICES / sum(took):.2f} of the mean",
+    )
+
+
+def footprint() -> Figure:
+    """What the model keeps of each page that a trace touches: its table full, and just grown."""
+    table = growing.new(cells.WITHOUT_DATA, 1 << 20)
+    full = table.nbytes / int(table[growing.LIMIT])
+    return Figure(
+        "studies",
+        "the model's memory, a page touched",
+        2 * full,
+        "B",
+        0,
+        spread=(full, 2 * full),
+        note="at most: its table doubles when it is full",
     )

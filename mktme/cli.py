@@ -69,7 +69,7 @@ def common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
     ] = False,
 ) -> None:
-    pass
+    """The options of the program itself; the group's help is the application's."""
 
 
 @app.command()

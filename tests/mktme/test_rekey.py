@@ -103,7 +103,7 @@ def test_without_its_journal_a_failure_would_lose_data(monkeypatch: pytest.Monke
     again = rekeyed(subject, PAGE, PAGE)
 
     def check(region: mktme.Region) -> None:
-        intact = again(region).read(0, PAGE) == DATA[:PAGE]  # two pages in an assertion are a diff of minutes
+        intact = again(region).read(0, PAGE) == DATA[:PAGE]  # in the assertion, pages take a minute to diff
         assert intact
 
     def program(region: mktme.Region) -> None:
